@@ -1,0 +1,96 @@
+"""What passes between the rooms of the house.
+
+Shape legend, used in docstrings everywhere:
+
+    B batch   T time   V items incl. padding   D width   N rows of a data set
+    S seeds   E ensemble members   K cut-off or context length   A agents
+    od, ad    size of an observation, size of an action
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+from flax import struct
+
+Array = jax.Array
+Batch = Mapping[str, Array]
+
+
+class UserError(ValueError):
+    """The user's input, data or environment is at fault.
+
+    The message is one line that names the cause and the remedy; `main` prints it
+    and exits with status 2.
+    """
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that changes during training, in one pytree."""
+
+    step: Array  # int32[], updates done
+    params: Any
+    opt_state: Any
+    target_params: Any = None
+    extra: Any = None  # the method's own: normalisers, replay, environment state
+
+
+class Method(NamedTuple):
+    """A learning algorithm as pure functions; `methods/<name>.make` returns one.
+
+    `init(key, batch, earlier)`: a fresh TrainState. `batch` shows shapes and dtypes;
+        `earlier` maps the names of finished stages to their TrainStates (empty for
+        most methods). What acting needs (say, observation statistics) goes into the
+        state, so that a checkpoint can act without its data.
+    `train_step(state, batch, key)`: one update -> (state, metrics), metrics a flat
+        dict of float scalars with at least "loss". `state.step` is the number of
+        updates done before this one; the method adds one.
+    `eval_step(state, batch, key)`: sums over a held-out batch, with their "count".
+        Rows have `batch["weight"]`, 0.0 for the padding of the last batch.
+    `act(state, observation, key)`: float[B, od] -> actions; deterministic.
+    `memory(num)`: only for methods that act on a history: what `num` fresh episodes
+        remember. `act` is then (state, (memory, observation, reward), key) ->
+        (memory, action), with the reward that followed the previous action.
+    `produce(state, dataset, key)`: an artefact for later stages, a dict of equal-length
+        numpy arrays. Called once after training (once a seed), not traced.
+    """
+
+    init: Callable[..., TrainState]
+    train_step: Callable[..., tuple[TrainState, dict[str, Array]]]
+    eval_step: Callable[..., dict[str, Array]] | None = None
+    act: Callable[..., Any] | None = None
+    memory: Callable[[int], Any] | None = None
+    produce: Callable[..., dict[str, Any]] | None = None
+
+
+class Mix(NamedTuple):
+    """Rows blended into every training batch beside those of `Dataset.train`.
+
+    `fraction` of the rows of each batch come from `arrays`, rounded up. With
+    `per_seed` the arrays have a leading axis S and each seed draws from its own.
+    """
+
+    arrays: Mapping[str, Any]
+    fraction: float
+    per_seed: bool = False
+
+
+class Dataset(NamedTuple):
+    """What a source returns.
+
+    `train`: dict of arrays of equal length N; numpy, possibly memory-mapped. Row i is
+        one example, or with `window` K > 0 the last row of a window of K rows.
+    `evals`: name -> dict of arrays, held-out rows.
+    `info`: facts that methods and evaluators need: sizes, names, statistics.
+    `window`: K > 0 makes the loader hand out windows [B, K, ...] that end at the drawn
+        row, with `mask: bool[B, K]`, False before the start of the episode (read
+        from `timestep: int32[N]`, the row's index in its episode).
+    `mix`: further rows blended into the batches.
+    """
+
+    train: Mapping[str, Any]
+    evals: Mapping[str, Mapping[str, Any]]
+    info: dict[str, Any]
+    window: int = 0
+    mix: tuple[Mix, ...] = ()
