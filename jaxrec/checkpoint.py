@@ -1,0 +1,65 @@
+"""Checkpoints of a TrainState; the only file that imports orbax.
+
+A checkpoint is written to a temporary folder and renamed when it is complete, so a
+process killed at any instant leaves only whole checkpoints behind.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from orbax.checkpoint import v1 as ocp
+
+from jaxrec.types import TrainState, UserError
+
+
+def open_folder(path: Path, keep: int = 2) -> ocp.training.Checkpointer:
+    """A sequence of checkpoints in `path`, of which the latest `keep` stay.
+
+    The loop decides when to save, so every save asked for is made.
+    """
+    training = ocp.training
+    return training.Checkpointer(
+        path.absolute(),
+        save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),
+        preservation_policy=training.preservation_policies.LatestN(keep),
+        cleanup_tmp_directories=True,
+    )
+
+
+def save(folder: ocp.training.Checkpointer, step: int, state: TrainState) -> Any:
+    """Start saving; `.result()` of what is returned waits for the end.
+
+    The copy is what is written: the next training call donates the state's buffers.
+    """
+    return folder.save_async(step, jax.tree.map(jnp.copy, state))
+
+
+def latest_step(folder: ocp.training.Checkpointer) -> int | None:
+    """The step of the newest whole checkpoint, None if there is none."""
+    return None if folder.latest is None else folder.latest.step
+
+
+def restore(folder: ocp.training.Checkpointer, abstract: TrainState) -> TrainState:
+    """The newest checkpoint, placed as the shardings of `abstract` say.
+
+    Raises UserError when the files are damaged or hold another model.
+    """
+    step = latest_step(folder)
+    where = Path(folder.directory) / str(step)
+    try:
+        state = folder.load(step, abstract)
+    except Exception as error:  # orbax raises many types for damaged files
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        raise UserError(
+            f"checkpoint {where} cannot be read ({cause}): delete that folder to go on "
+            "from the one before it, or use another --workdir"
+        ) from error
+    for have, want in zip(jax.tree.leaves(state), jax.tree.leaves(abstract)):
+        if have.shape != want.shape or have.dtype != want.dtype:
+            raise UserError(
+                f"checkpoint {where} holds {have.dtype}{list(have.shape)} where this "
+                f"config needs {want.dtype}{list(want.shape)}: use another --workdir"
+            )
+    return state
