@@ -28,12 +28,19 @@ def open_folder(path: Path, keep: int = 2) -> ocp.training.Checkpointer:
     )
 
 
-def save(folder: ocp.training.Checkpointer, step: int, state: TrainState) -> Any:
+def save(
+    folder: ocp.training.Checkpointer,
+    step: int,
+    state: TrainState,
+    pending: dict[str, Any],
+) -> Any:
     """Start saving; `.result()` of what is returned waits for the end.
 
-    The copy is what is written: the next training call donates the state's buffers.
+    `pending` is JSON: the metrics that are not written yet. The copy of the state is
+    what is saved, because the next training call donates its buffers.
     """
-    return folder.save_async(step, jax.tree.map(jnp.copy, state))
+    copy = jax.tree.map(jnp.copy, state)
+    return folder.save_async(step, copy, custom_metadata={"pending": pending})
 
 
 def latest_step(folder: ocp.training.Checkpointer) -> int | None:
@@ -41,8 +48,10 @@ def latest_step(folder: ocp.training.Checkpointer) -> int | None:
     return None if folder.latest is None else folder.latest.step
 
 
-def restore(folder: ocp.training.Checkpointer, abstract: TrainState) -> TrainState:
-    """The newest checkpoint, placed as the shardings of `abstract` say.
+def restore(
+    folder: ocp.training.Checkpointer, abstract: TrainState
+) -> tuple[TrainState, dict[str, Any]]:
+    """The newest checkpoint, placed as the shardings of `abstract` say; `pending`.
 
     Raises UserError when the files are damaged or hold another model.
     """
@@ -50,6 +59,7 @@ def restore(folder: ocp.training.Checkpointer, abstract: TrainState) -> TrainSta
     where = Path(folder.directory) / str(step)
     try:
         state = folder.load(step, abstract)
+        facts = folder.metadata(step).custom_metadata or {}
     except Exception as error:  # orbax raises many types for damaged files
         cause = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise UserError(
@@ -62,4 +72,4 @@ def restore(folder: ocp.training.Checkpointer, abstract: TrainState) -> TrainSta
                 f"checkpoint {where} holds {have.dtype}{list(have.shape)} where this "
                 f"config needs {want.dtype}{list(want.shape)}: use another --workdir"
             )
-    return state
+    return state, facts.get("pending", {})

@@ -13,16 +13,10 @@ from typing import Any, NamedTuple
 import jax
 from flax import struct
 
+from jaxrec.errors import UserError as UserError
+
 Array = jax.Array
 Batch = Mapping[str, Array]
-
-
-class UserError(ValueError):
-    """The user's input, data or environment is at fault.
-
-    The message is one line that names the cause and the remedy; `main` prints it
-    and exits with status 2.
-    """
 
 
 @struct.dataclass

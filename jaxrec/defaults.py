@@ -1,0 +1,86 @@
+"""The fields that every experiment has, with their defaults; configs/ fills them.
+
+A config is a ConfigDict with the fields of `run`, one section for each name in
+`stages`, and inside a stage one section of hyper-parameters for each method that
+`--config.<stage>.method` may name. Sections of methods that are not chosen are dropped
+when the run starts, so `config.json` shows what was used.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+OFFLINE_RL_DATA = dict(
+    source="gym",  # gym, d4rl, hdf5, minari, npz, toy: see jaxrec.data.SOURCES
+    name="Hopper-v4/medium-replay",  # which set of the source
+    path="",  # hdf5, npz: the file
+    env_id="",  # simulator to evaluate in; "" = as the source says
+    rows=100_000,  # gym, toy: transitions to collect
+    seed=0,  # gym, toy: seed of the collection
+    time_limit=0,  # npz: an end at this many steps is a timeout; 0 = none
+    data_dir="",  # cache; "" = $JAXREC_DATA or ~/.cache/jaxrec
+)
+
+OFFLINE_RL_VIEW = dict(
+    window=0,  # K > 0: windows of K steps instead of transitions
+    valid_fraction=0.0,  # share of the episodes that is held out
+    top=1.0,  # keep this share of the episodes, best returns first
+)
+
+
+def run(
+    name: str, stages: Mapping[str, Mapping[str, Any]], data: Mapping[str, Any], **fields
+) -> ConfigDict:
+    """The config of an experiment whose stages run in the order given."""
+    config = dict(
+        name=name,
+        seed=0,
+        num_seeds=1,  # > 1: seeds seed, seed + 1, ... in one program
+        stages=tuple(stages),
+        data=dict(data),
+        eval=dict(
+            episodes=10,  # deterministic episodes in the simulator
+            seed=100,  # of the simulator's first states
+            batch_size=512,  # held-out rows a call
+            fqe_steps=2_000,  # updates of fitted Q evaluation
+        ),
+        headline="eval/normalized_score",  # the metric beside the progress bar
+        mesh=dict(data=-1, model=1),  # -1: all devices
+        rules=(),  # ((pattern, axes), ...): see jaxrec.sharding
+        device_data_limit=2 << 30,  # bytes; larger sets are streamed from files
+        **{stage: dict(section) for stage, section in stages.items()},
+    )
+    unknown = set(fields) - set(config)
+    if unknown:
+        raise ValueError(f"unknown config fields {sorted(unknown)}")
+    return ConfigDict(copy.deepcopy(config | fields))
+
+
+def stage(
+    method: str,
+    hparams: Mapping[str, Mapping[str, Any]],
+    steps: int,
+    *,
+    view: Mapping[str, Any] = OFFLINE_RL_VIEW,
+    **fields: Any,
+) -> dict[str, Any]:
+    """A stage that runs `method`; `hparams` has a section for each method allowed."""
+    section = dict(
+        method=method,
+        steps=steps,
+        batch_size=256,
+        log_every=1_000,
+        eval_every=5_000,  # 0 = only at the end
+        checkpoint_every=5_000,  # 0 = only at the end
+        steps_per_call=100,  # updates between two looks at signals and metrics
+        evals=(),  # names in jaxrec.evaluators.EVALS
+        uses=(),  # earlier stages whose states the method needs
+        mix=dict(stage="", fraction=0.0),  # rows of an earlier stage's artefact
+        data=dict(view),
+    )
+    unknown = set(fields) - set(section)
+    if unknown:
+        raise ValueError(f"unknown fields {sorted(unknown)} of stage {method}")
+    return section | fields | {name: dict(h) for name, h in hparams.items()}

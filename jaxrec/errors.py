@@ -1,0 +1,20 @@
+"""Errors that end a run with one line; no JAX is imported here."""
+
+
+class UserError(ValueError):
+    """The user's input, data or environment is at fault.
+
+    The message is one line that names the cause and the remedy; `main` prints it
+    and exits with status 2.
+    """
+
+
+class Interrupted(Exception):
+    """A signal asked the run to end; what was reached is saved.
+
+    `signal_number` gives the exit status, 128 + the number.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number

@@ -1,0 +1,333 @@
+"""A run: stages one after the other, each resumable, and what it leaves behind.
+
+    WORKDIR/config.json                 the resolved config
+    WORKDIR/<stage>/metrics.jsonl       one JSON object a line
+    WORKDIR/<stage>/checkpoints/        the last two
+    WORKDIR/<stage>/artefact/           what the stage produced for later ones
+    WORKDIR/<stage>/done.json           its part of the summary, when it is finished
+    WORKDIR/summary.json, plots/        when all are
+"""
+
+import contextlib
+import difflib
+import fcntl
+import importlib.metadata
+import json
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from jaxrec import evaluators, logs, report, seeds, sharding, train
+from jaxrec.data import SOURCES, cache
+from jaxrec.errors import Interrupted, UserError
+from jaxrec.methods import METHODS
+from jaxrec.types import Dataset, Mix, TrainState
+
+# May differ between a run and its continuation: they change no result.
+FREE_FIELDS = ("data.data_dir", "device_data_limit", "headline")
+
+
+def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
+    """Do, or finish, the run in `workdir`; returns its summary.
+
+    Raises UserError for faults of the config, the data or the environment, and
+    Interrupted on SIGTERM or SIGINT, after saving.
+    """
+    config = resolve(config)
+    workdir = Path(workdir)
+    with locked(workdir), stop_signals() as asked_to_stop:
+        settle_config(workdir, config)
+        if (workdir / "summary.json").exists():
+            logs.say(f"{workdir} is finished: nothing to train")
+            return json.loads((workdir / "summary.json").read_text())
+        mesh = sharding.make_mesh(**config.mesh)
+        finished: dict[str, tuple[train.Stage, TrainState | None]] = {}
+        summary: dict[str, Any] = {}
+        for name in config.stages:
+            stage = build(config, name, workdir, mesh, finished)
+            summary[name], state = run_stage(
+                config, stage, workdir / name, finished, asked_to_stop
+            )
+            finished[name] = (stage, state)
+        summary = {
+            "name": config.name,
+            "stages": summary,
+            "data": data_facts(finished[config.stages[-1]][0].dataset),
+            "seed": config.seed,
+            "num_seeds": config.num_seeds,
+            "device": device(),
+            "versions": versions(),
+            "revision": revision(),
+        }
+        report.plot_run(workdir)
+        logs.write_json(workdir / "summary.json", summary)
+    return summary
+
+
+def run_stage(
+    config: FrozenConfigDict,
+    stage: train.Stage,
+    folder: Path,
+    finished: dict[str, tuple[train.Stage, TrainState | None]],
+    asked_to_stop: Callable[[], int],
+) -> tuple[dict[str, Any], TrainState | None]:
+    """Train and produce, or read what was done: (summary, state if anyone needs it)."""
+    earlier = {name: finished[name][1] for name in stage.config.uses}
+    needed = any(stage.name in config[later].uses for later in config.stages)
+    done = folder / "done.json"
+    if done.exists():
+        state = train.restore(stage, folder, earlier) if needed else None
+        return json.loads(done.read_text()), state
+    evals = {
+        name: evaluators.EVALS[name](config, stage.method, stage.dataset)
+        for name in stage.config.evals
+    }
+    state, facts = train.train(stage, folder, evals, earlier, asked_to_stop)
+    if stage.method.produce is not None:
+        arrays = produce(stage, state)
+        cache.write_arrays(folder / "artefact", arrays, {"stage": stage.name})
+    lines = logs.read(folder / "metrics.jsonl")
+    facts = metrics_summary(lines) | {"steps": stage.config.steps} | facts
+    facts["seconds"] = lines[-1]["wall"]
+    logs.write_json(done, facts)
+    if asked_to_stop():
+        raise Interrupted(f"{stage.name}: finished and saved", asked_to_stop())
+    return facts, state
+
+
+def produce(stage: train.Stage, state: TrainState) -> dict[str, np.ndarray]:
+    """The artefact; with several seeds each array has a leading axis S."""
+    logs.say(f"{stage.name}: producing")
+    key = seeds.fold(train.streams(stage)[2], stage.config.steps + 1)
+    arrays = [
+        stage.method.produce(
+            seeds.pick(state, number, stage.num_seeds),
+            stage.dataset,
+            seeds.pick(key, number, stage.num_seeds),
+        )
+        for number in range(stage.num_seeds)
+    ]
+    if stage.num_seeds == 1:
+        return arrays[0]
+    # Seeds may produce unequal numbers of rows; the shortest sets the length.
+    rows = min(len(next(iter(a.values()))) for a in arrays)
+    return {name: np.stack([a[name][:rows] for a in arrays]) for name in arrays[0]}
+
+
+def build(
+    config: FrozenConfigDict,
+    name: str,
+    workdir: Path,
+    mesh: jax.sharding.Mesh,
+    finished: dict[str, tuple[train.Stage, TrainState | None]],
+) -> train.Stage:
+    """Data and method of a stage."""
+    section = config[name]
+    source = choose("data source", config.data.source, SOURCES)
+    view = ConfigDict(config.data.to_dict() | section.data.to_dict())
+    dataset: Dataset = source(view)
+    static = {k: (done.config, done.method) for k, (done, _) in finished.items()}
+    dataset.info["stages"] = static
+    if section.mix.stage and section.mix.fraction:
+        path = workdir / section.mix.stage / "artefact"
+        arrays, _ = cache.read_arrays(path)
+        blend = Mix(arrays, section.mix.fraction, config.num_seeds > 1)
+        dataset = dataset._replace(mix=(blend,))
+    hparams = section[section.method].to_dict() | {
+        "steps": section.steps,
+        "batch_size": section.batch_size,
+    }
+    method = METHODS[section.method](FrozenConfigDict(hparams), dataset.info)
+    return train.Stage(
+        name=name,
+        config=section,
+        method=method,
+        dataset=dataset,
+        seed=config.seed,
+        num_seeds=config.num_seeds,
+        mesh=mesh,
+        rules=tuple((pattern, tuple(axes)) for pattern, axes in config.rules),
+        device_data_limit=config.device_data_limit,
+        headline=config.headline,
+    )
+
+
+def resolve(config: ConfigDict) -> FrozenConfigDict:
+    """Check names, drop the sections of methods that are not chosen, freeze."""
+    config = ConfigDict(config.to_dict())
+    for name in config.stages:
+        if name not in config:
+            raise UserError(f"stage {name!r} has no section in the config")
+        section = config[name]
+        choose("method", section.method, METHODS)
+        if section.method not in section:
+            allowed = sorted(set(section) & set(METHODS))
+            raise UserError(
+                f"stage {name} of {config.name} has no settings for method "
+                f"{section.method!r}: it takes {', '.join(allowed)}"
+            )
+        for other in set(section) & set(METHODS) - {section.method}:
+            del section[other]
+        for evaluator in section.evals:
+            choose("evaluator", evaluator, evaluators.EVALS)
+        before = config.stages[: config.stages.index(name)]
+        for needed in (*section.uses, *filter(None, [section.mix.stage])):
+            if needed not in before:
+                raise UserError(f"stage {name} needs stage {needed!r} before it")
+        for field in ("steps", "batch_size", "log_every", "steps_per_call"):
+            if section[field] < 1:
+                raise UserError(f"{name}.{field} is {section[field]}: must be positive")
+    if config.num_seeds < 1:
+        raise UserError(f"num_seeds is {config.num_seeds}: must be positive")
+    return FrozenConfigDict(config)
+
+
+def choose(what: str, name: str, table: dict[str, Any]) -> Any:
+    """table[name], or a UserError with the nearest names."""
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(name, table) or sorted(table)
+    raise UserError(f"{what} {name!r} is unknown; did you mean {', '.join(near)}?")
+
+
+def settle_config(workdir: Path, config: FrozenConfigDict) -> None:
+    """Write config.json, or compare with the one of the run that is there."""
+    path = workdir / "config.json"
+    ours = json.loads(json.dumps(config.to_dict()))
+    if not path.exists():
+        return logs.write_json(path, ours)
+    try:
+        theirs = flat(json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is damaged: use another --workdir") from error
+    ours = flat(ours)
+    different = [
+        f"{field} is {theirs.get(field)} there, {ours.get(field)} here"
+        for field in sorted(ours.keys() | theirs.keys())
+        if ours.get(field) != theirs.get(field) and field not in FREE_FIELDS
+    ]
+    if different:
+        raise UserError(
+            f"{workdir} holds a run of another config ({'; '.join(different[:3])}): "
+            "use another --workdir"
+        )
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """{"policy.steps": 1000, ...}"""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= flat(value, f"{prefix}.{name}" if prefix else name)
+    return found
+
+
+def metrics_summary(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Last and best value (per seed) of every metric of a stage."""
+    last: dict[str, Any] = {}
+    best: dict[str, Any] = {}
+    for line in lines:
+        for name, value in line.items():
+            if name in ("step", "wall") or value is None:
+                continue
+            last[name] = value
+            if not name.startswith("train/"):
+                choice = np.minimum if falls(name) else np.maximum
+                old = best.get(name, value)
+                both = choice(np.asarray(value, float), np.asarray(old, float))
+                best[name] = logs.plain(both)
+    return {"last": last, "best": best}
+
+
+def falls(name: str) -> bool:
+    """Whether smaller is better, by the words in the metric's name."""
+    return any(word in name for word in ("loss", "nll", "rmse", "mae", "error"))
+
+
+def data_facts(dataset: Dataset) -> dict[str, Any]:
+    """The part of `info` that identifies a result: name, version, simulator, sizes."""
+    names = ("name", "version", "env_id", "num_rows", "num_episodes", "num_items")
+    return {name: dataset.info[name] for name in names if name in dataset.info}
+
+
+def device() -> dict[str, Any]:
+    """What the run used."""
+    found = jax.devices()
+    return {"kind": found[0].device_kind, "platform": found[0].platform}
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that decide the numbers."""
+    names = ("jax", "jaxlib", "flax", "optax", "numpy", "gymnasium", "mujoco", "jaxrec")
+    found = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def revision() -> str:
+    """The git revision of the code, "" outside a checkout."""
+    try:
+        return subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Two processes must not write one run."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / ".lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {workdir} ({error.strerror}): choose another --workdir"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"{workdir} is in use by another process: wait for it, or choose "
+                "another --workdir"
+            ) from error
+        yield
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], int]]:
+    """A function that gives the number of the first SIGTERM or SIGINT, else 0.
+
+    The loop looks at it between calls; a second signal ends the process at once.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: 0
+        return
+    seen: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if seen:
+            raise Interrupted("stopped at once; what was saved before is kept", number)
+        seen.append(number)
+        logs.say("stopping at the next safe point; once more to stop at once")
+
+    old = {n: signal.signal(n, note) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: seen[0] if seen else 0
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,77 @@
+"""python -m jaxrec.main --config=configs/otto.py [--workdir=DIR] [--config.FIELD=VALUE]
+
+Does the whole run: data, training, evaluation, summary. The same command again resumes
+it, or prints the summary of a finished one. `--config=configs/otto.py:smoke` is a
+short form of the same path. Exit status: 0 done; 2 a fault of the input, in one line;
+128 + N stopped by signal N, to be resumed.
+"""
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from jaxrec.errors import Interrupted, UserError
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Path of a config file, with an argument after a colon."
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run; default: runs/<name of the config>."
+)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def main(argv: list[str]) -> int:
+    """Run the experiment that the flags name; returns the exit status."""
+    if len(argv) > 1:
+        return fail(f"unexpected argument {argv[1]!r}: flags start with --")
+    if CONFIG.value is None:
+        return fail("no config: for example --config=configs/otto.py")
+    from jaxrec import experiment, report  # after --help, which needs no JAX
+
+    workdir = Path(WORKDIR.value or Path("runs") / CONFIG.value.name)
+    try:
+        summary = experiment.run(CONFIG.value, workdir)
+    except UserError as error:
+        return fail(str(error))
+    except Interrupted as stop:
+        print(f"jaxrec: {stop}", file=sys.stderr)
+        return 128 + stop.signal_number
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        where = error.filename or workdir
+        return fail(f"cannot write {where} ({error.strerror}): free space or change it")
+    print(report.final_table(summary))
+    print(f"\n{workdir}/summary.json")
+    return 0
+
+
+def fail(message: str) -> int:
+    """One line, and the status for faults of the user's input."""
+    print(f"jaxrec: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def parse(argv: list[str]) -> list[str]:
+    """absl's parser, with faults of the flags and the config file as one line."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (UserError, AttributeError, KeyError, ValueError, TypeError, OSError) as e:
+        sys.exit(fail(f"{e} (see --help)"))
+    except (flags.Error, SyntaxError, ImportError) as e:
+        sys.exit(fail(f"{e} (see --help)"))
+
+
+def cli() -> None:
+    """Entry point."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    app.run(main, flags_parser=parse)
+
+
+if __name__ == "__main__":
+    cli()
