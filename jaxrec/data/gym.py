@@ -32,7 +32,7 @@ import numpy as np
 from jaxrec.data import cache
 from jaxrec.data.trajectories import Trajectories, concatenate, flatten, unflatten
 from jaxrec.data.trajectories import returns as episode_returns
-from jaxrec.envs import gym
+from jaxrec.envs import gym, policies
 from jaxrec.types import UserError
 
 VERSION = 1  # of the ladder: raise it when weights or the collection change
@@ -51,7 +51,7 @@ def load(config: Any) -> Trajectories:
     """
     env_id, level = parse(config.name)
     rows, seed = int(config.rows), int(config.seed)
-    policies = {k: v["sha256"] for k, v in behaviour(env_id, level).items()}
+    hashes = {k: v["sha256"] for k, v in behaviour(env_id, level).items()}
 
     def build():
         with Progress(f"collecting gym/{env_id}/{level}", rows) as progress:
@@ -65,12 +65,12 @@ def load(config: Any) -> Trajectories:
         rows=rows,
         seed=seed,
         version=VERSION,
-        policies=policies,
+        policies=hashes,
     )
     root = cache.directory(config.data_dir)
     arrays, manifest = cache.cached(root, f"gym-{env_id}-{level}", settings, build)
-    hashes = {name: entry["sha256"] for name, entry in manifest["arrays"].items()}
-    return unflatten(arrays, manifest["facts"] | {"sha256": hashes})
+    sums = {name: entry["sha256"] for name, entry in manifest["arrays"].items()}
+    return unflatten(arrays, manifest["facts"] | {"sha256": sums})
 
 
 def parse(name: str) -> tuple[str, str]:
@@ -93,12 +93,14 @@ def behaviour(env_id: str, level: str) -> dict[str, dict]:
     """The shipped policies behind a level: name -> parameters and facts."""
     if level == "random":
         return {}
-    from jaxrec.envs.behaviour import weights
-
-    found = weights(env_id)
+    found = policies.weights(env_id)
     if level == "medium-replay":
         return {name: p for name, p in found.items() if name != "expert"}
     names = level.replace("noisy", "expert").split("-")
+    if not found.keys() >= set(names):
+        raise UserError(
+            f"no {level} policy ships for {env_id}: use medium or medium-replay"
+        )
     return {name: found[name] for name in names}
 
 
@@ -132,11 +134,9 @@ def collect(
 
 
 def _collect(env_id, level, num_rows, seed, progress):
-    from jaxrec.envs.behaviour import act
-
     env, limit = gym.make(env_id), gym.time_limit(env_id)
-    policies = list(behaviour(env_id, level).values())
-    used = np.zeros(len(policies), int)  # rows by each policy
+    actors = list(behaviour(env_id, level).values())
+    used = np.zeros(len(actors), int)  # rows of each actor
     random = np.random.default_rng([seed, LEVELS.index(level)])
     low, high = env.action_space.low, env.action_space.high
     od, ad = env.observation_space.shape[0], env.action_space.shape[0]
@@ -150,19 +150,10 @@ def _collect(env_id, level, num_rows, seed, progress):
         qpos=np.zeros((num_rows, env.model.nq)),
         qvel=np.zeros((num_rows, env.model.nv)),
     )
-    (
-        observation_to,
-        action_to,
-        reward_to,
-        next_to,
-        terminal_to,
-        timeout_to,
-        *state_to,
-    ) = columns.values()
     row = 0
     while row < num_rows:
         observation, _ = env.reset(seed=int(random.integers(2**31)))
-        if policies:
+        if actors:
             chosen = int(used.argmin())
             sigma = random.choice(NOISY) if level == "noisy" else NOISE
             noise = sigma * random.standard_normal((limit, ad))
@@ -170,21 +161,23 @@ def _collect(env_id, level, num_rows, seed, progress):
             uniform = random.uniform(low, high, (limit, ad))
         start, end = row, min(row + limit, num_rows)
         while True:
-            if policies:
-                action = act(policies[chosen], observation) + noise[row - start]
+            if actors:
+                action = policies.act(actors[chosen], observation)
+                action = action + noise[row - start]
             else:
                 action = uniform[row - start]
             # What is stored is what is executed, to the bit: clip, then round.
             action = np.clip(action, low, high).astype(np.float32)
-            state_to[0][row], state_to[1][row] = env.data.qpos, env.data.qvel
-            observation_to[row], action_to[row] = observation, action
-            observation, reward_to[row], terminal, _, _ = env.step(action)
-            next_to[row], terminal_to[row] = observation, terminal
+            columns["qpos"][row], columns["qvel"][row] = env.data.qpos, env.data.qvel
+            columns["observation"][row], columns["action"][row] = observation, action
+            observation, reward, terminal, _, _ = env.step(action)
+            columns["next_observation"][row] = observation
+            columns["reward"][row], columns["terminal"][row] = reward, terminal
             row += 1
             if terminal or row == end:
-                timeout_to[row - 1] = not terminal
+                columns["timeout"][row - 1] = not terminal
                 break
-        if policies:
+        if actors:
             used[chosen] += row - start
         progress(row)
     extras = {name: columns.pop(name) for name in ("qpos", "qvel")}
@@ -199,7 +192,7 @@ def _described(trajectories, env_id, level, seed):
     import mujoco
 
     score = episode_returns(trajectories)
-    policies = behaviour(env_id, level)
+    actors = behaviour(env_id, level)
     info = dict(
         name=f"gym/{env_id}/{level}",
         env_id=env_id,
@@ -208,7 +201,7 @@ def _described(trajectories, env_id, level, seed):
         gymnasium=gymnasium.__version__,
         mujoco=mujoco.__version__,
         seed=seed,
-        policies={name: facts["sha256"] for name, facts in policies.items()},
+        policies={name: facts["sha256"] for name, facts in actors.items()},
         rows=len(trajectories.reward),
         episodes=len(score),
         mean_return=float(score.mean()),

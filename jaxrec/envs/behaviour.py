@@ -8,13 +8,12 @@ not a terminal state.
 
 Several simulators step together and are followed by as many updates as steps, in one
 `lax.scan` over pairs of updates (the second of a pair also moves the actor). Every
-checkpoint stays on disk; `--select` then writes the few that ship to `WEIGHTS`, and
+checkpoint stays on disk; `--select` then writes the few that ship, and
 `--list` prints what ships. The commands stand in configs/behaviour.py. A run that was
 stopped starts afresh: the longest takes about half an hour on one core.
 """
 
 import functools
-import hashlib
 import sys
 import time
 from pathlib import Path
@@ -26,12 +25,8 @@ import numpy as np
 import optax
 
 from jaxrec.envs import gym
+from jaxrec.envs.policies import act, select, table
 from jaxrec.types import UserError
-
-WEIGHTS = Path(__file__).parent / "weights"
-# Mean returns of D4RL's medium data: the targets that choose the medium checkpoint.
-MEDIUM = {"hopper": 1400, "halfcheetah": 4800, "walker2d": 2900}
-CHAIN = 8  # checkpoints up to medium, the policies of medium-replay
 
 
 class Td3(NamedTuple):
@@ -156,14 +151,6 @@ def make_td3(config, od, ad):
     return jax.jit(init), jax.jit(block, donate_argnums=(0, 1))
 
 
-def act(params, observations):
-    """The policy in numpy: float[B, od] -> float32[B, ad] in [-1, 1]."""
-    x = np.asarray(observations, np.float32)
-    x = np.maximum(x @ params["w0"] + params["b0"], 0)
-    x = np.maximum(x @ params["w1"] + params["b1"], 0)
-    return np.tanh(x @ params["w2"] + params["b2"])
-
-
 def train(config, workdir, say=print):
     """Trains and writes `WORKDIR/<step>.npz` every `eval_every` steps."""
     workdir = Path(workdir)
@@ -240,70 +227,6 @@ def train(config, workdir, say=print):
                 f"  ETA {left / 60:.1f} min",
                 flush=True,
             )
-
-
-def select(workdir, out=WEIGHTS):
-    """Writes the chain, medium and expert of a finished run; returns their paths.
-
-    medium: the evaluation nearest D4RL's mean return, of those before the first that
-    is above it and that one. chain: evenly spread in steps up to medium. expert: the
-    best evaluation.
-    """
-    runs = [dict(np.load(path)) for path in sorted(Path(workdir).glob("[0-9]*.npz"))]
-    if not runs:
-        raise UserError(f"no checkpoints in {workdir}: train there first")
-    env_id = str(runs[0]["env"])
-    means = np.array([run["evaluation"].mean() for run in runs])
-    goal = MEDIUM[gym.family(env_id)]
-    above = int(np.argmax(means > goal)) if (means > goal).any() else len(runs) - 1
-    medium = int(np.argmin(abs(means[: above + 1] - goal)))
-    spread = np.linspace(0, medium, min(CHAIN, medium + 1)).round().astype(int)
-    chosen = {f"{int(runs[i]['step']) // 1000:04d}k": i for i in spread[:-1]}
-    chosen |= {"medium": medium, "expert": int(np.argmax(means))}
-    Path(out).mkdir(exist_ok=True)
-    paths = []
-    for name, i in chosen.items():
-        paths.append(Path(out) / f"{env_id}_{name}.npz")
-        command = (
-            "python -m jaxrec.envs.behaviour --config=configs/behaviour.py "
-            f"--config.env={env_id} --config.seed={int(runs[i]['seed'])}"
-        )
-        np.savez_compressed(paths[-1], **runs[i], name=name, command=command)
-    return paths
-
-
-def weights(env_id):
-    """What ships for `env_id`: name -> dict of parameters and facts, in training order.
-
-    The facts: name, env, step, seed, command, evaluation float64[episodes] (returns of
-    the noiseless policy), and sha256 of the file. Raises UserError if nothing ships.
-    """
-    paths = sorted(WEIGHTS.glob(f"{env_id}_*.npz"))
-    if not paths:
-        have = sorted({path.name.split("_")[0] for path in WEIGHTS.glob("*.npz")})
-        raise UserError(
-            f"no behaviour policies ship for {env_id!r}: use one of {', '.join(have)}"
-        )
-    found = [
-        dict(np.load(path)) | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-        for path in paths
-    ]
-    found.sort(key=lambda facts: int(facts["step"]))
-    return {str(facts["name"]): facts for facts in found}
-
-
-def table():
-    """One line a policy that ships, for `--list`."""
-    lines = [f"{'policy':<26}{'step':>9}{'return':>8}{'+-':>6}{'score':>7}"]
-    for env_id in sorted({path.name.split("_")[0] for path in WEIGHTS.glob("*.npz")}):
-        for name, facts in weights(env_id).items():
-            mean, std = facts["evaluation"].mean(), facts["evaluation"].std()
-            score = gym.normalized_score(env_id, mean)
-            lines.append(
-                f"{env_id + ' ' + name:<26}{int(facts['step']):>9}{mean:>8.0f}"
-                f"{std:>6.0f}{score:>7.1f}"
-            )
-    return "\n".join(lines)
 
 
 def main():

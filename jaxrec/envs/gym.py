@@ -29,7 +29,7 @@ SCORES = {
 
 
 def family(env_id: str) -> str:
-    """"Hopper-v4" and "hopper-medium-v2" -> "hopper"."""
+    """ "Hopper-v4" and "hopper-medium-v2" -> "hopper"."""
     return re.split(r"[-/]", env_id.lower().removeprefix("mujoco/"))[0]
 
 
