@@ -1,8 +1,8 @@
 """TD3+BC: TD3 whose actor also regresses onto the data's actions.
 
 Fujimoto & Gu, "A Minimalist Approach to Offline Reinforcement Learning" (2021),
-following the official code: observations are standardised, rewards left alone, actor and
-targets move at every second update.
+following the official code: observations are standardised, rewards left alone, actor
+and targets move at every second update.
 """
 
 from typing import Any
