@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 OFFLINE_RL_DATA = dict(
-    source="gym",  # gym, d4rl, hdf5, minari, npz, toy: see jaxrec.data.SOURCES
+    source="gym",  # gym, d4rl, hdf5, minari, npz, toy: see jaxrec.data.sources
     name="Hopper-v4/medium-replay",  # which set of the source
     path="",  # hdf5, npz: the file
     env_id="",  # simulator to evaluate in; "" = as the source says

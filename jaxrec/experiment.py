@@ -25,7 +25,8 @@ import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from jaxrec import evaluators, logs, report, seeds, sharding, train
-from jaxrec.data import SOURCES, cache
+from jaxrec.data import cache
+from jaxrec.data.sources import SOURCES
 from jaxrec.errors import Interrupted, UserError
 from jaxrec.methods import METHODS
 from jaxrec.types import Dataset, Mix, TrainState

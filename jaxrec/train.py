@@ -232,7 +232,12 @@ def train(
         batches = feed(stage, start, streamed)
         data = next(batches)
         begun = time.monotonic()
-        program = jax.jit(multi_step(stage, streamed), donate_argnums=0)
+        placed = jax.tree.map(lambda x: x.sharding, state)
+        program = jax.jit(
+            multi_step(stage, streamed),
+            donate_argnums=0,
+            out_shardings=(placed, sharding.replicated(stage.mesh)),
+        )
         program = program.lower(state, data).compile()
         facts |= {
             "compile_seconds": round(time.monotonic() - begun, 2),

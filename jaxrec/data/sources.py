@@ -1,0 +1,30 @@
+"""SOURCES: name -> (config) -> Dataset, a file each."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxrec.data import d4rl, gym, minari, npz, toy
+from jaxrec.data.trajectories import Trajectories, dataset, validate
+from jaxrec.types import Dataset
+
+
+def offline_rl(load: Callable[[Any], Trajectories]) -> Callable[[Any], Dataset]:
+    """A source of transitions or windows from one of trajectories."""
+
+    def source(config: Any) -> Dataset:
+        trajectories = load(config)
+        if config.env_id:
+            trajectories.info["env_id"] = config.env_id
+        return dataset(validate(trajectories), config)
+
+    return source
+
+
+SOURCES = {
+    "gym": offline_rl(gym.load),
+    "d4rl": offline_rl(d4rl.load),
+    "hdf5": offline_rl(d4rl.load_hdf5),
+    "minari": offline_rl(minari.load),
+    "npz": offline_rl(npz.load),
+    "toy": offline_rl(toy.load),
+}

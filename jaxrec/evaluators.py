@@ -1,0 +1,116 @@
+"""EVALS: name -> make(config, method, dataset) -> (state, key) -> metrics.
+
+`config` is that of the whole run; the state is that of one seed. An evaluator that
+cannot work here (no simulator installed, nothing held out) says so once, when it is
+made, and gives no metrics: training goes on.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import logs
+from jaxrec.data import loader
+from jaxrec.envs import gym
+from jaxrec.errors import UserError
+from jaxrec.methods import fqe, world_accuracy
+from jaxrec.types import Dataset, Method, TrainState
+
+Metrics = dict[str, Any]
+
+
+def held_out(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metrics]:
+    """`method.eval_step` over every held-out set: sums, divided once by the count."""
+    batch_size = config.eval.batch_size
+    step = jax.jit(method.eval_step)
+    if not dataset.evals:
+        logs.say("held_out: nothing is held out, set data.valid_fraction")
+
+    def evaluate(state: TrainState, key: jax.Array) -> Metrics:
+        found: Metrics = {}
+        for name, arrays in dataset.evals.items():
+            sums: dict[str, Any] = {}
+            batches = loader.eval_batches(arrays, batch_size, dataset.window)
+            for number, batch in enumerate(batches):
+                new = step(state, batch, jax.random.fold_in(key, number))
+                sums = {k: sums.get(k, 0.0) + v for k, v in new.items()}
+            sums = jax.device_get(sums)
+            count = sums.pop("count")
+            found |= {f"{name}/{k}": v / count for k, v in sums.items()}
+        return found
+
+    return evaluate
+
+
+def simulator(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metrics]:
+    """Deterministic episodes in the data's simulator: return and normalised score.
+
+    `eval/normalized_score`: 100 (G - random) / (expert - random), D4RL's constants,
+    G the mean undiscounted return; `eval/length` in steps. The first states are the
+    same at every evaluation. Where the simulator is not installed, fitted Q evaluation
+    takes its place.
+    """
+    env_id, episodes = dataset.info["env_id"], config.eval.episodes
+    act = jax.jit(method.act)
+    try:
+        envs = [gym.make(env_id) for _ in range(episodes)]
+    except UserError as error:
+        logs.say(f"no roll-outs: {error}; fitted Q evaluation takes their place")
+        return fitted_q(config, method, dataset)
+
+    def evaluate(state: TrainState, key: jax.Array) -> Metrics:
+        def policy(observation: np.ndarray, reward: np.ndarray) -> np.ndarray:
+            return np.asarray(act(state, observation, key))
+
+        def remembering(memory: Any, observation: np.ndarray, reward: np.ndarray):
+            return act(state, (memory, observation, reward), key)
+
+        memory = method.memory(episodes) if method.memory else None
+        found = gym.rollout(
+            env_id,
+            policy if memory is None else remembering,
+            episodes,
+            config.eval.seed,
+            memory,
+            envs,
+        )
+        metrics = {
+            "eval/return": found["returns"].mean(),
+            "eval/return_std": found["returns"].std(),
+            "eval/length": found["lengths"].mean(),
+        }
+        if gym.family(env_id) in gym.SCORES:
+            score = gym.normalized_score(env_id, found["returns"].mean())
+            metrics["eval/normalized_score"] = score
+        return metrics
+
+    return evaluate
+
+
+def fitted_q(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metrics]:
+    """Value of the policy at the starts of episodes, from the data alone."""
+    if method.memory is not None:
+        logs.say("fitted_q: not for policies that act on a history")
+        return lambda state, key: {}
+    names = ("observation", "action", "reward", "next_observation", "terminal")
+    names += ("timestep",)
+    arrays = {name: jnp.asarray(dataset.train[name]) for name in names}
+
+    def evaluate(state: TrainState, key: jax.Array) -> Metrics:
+        found = fqe.evaluate(
+            method.act, state, arrays, dataset.info, key, steps=config.eval.fqe_steps
+        )
+        return {f"eval/fqe_{name}": value for name, value in found.items()}
+
+    return evaluate
+
+
+EVALS = {
+    "held_out": held_out,
+    "simulator": simulator,
+    "fitted_q": fitted_q,
+    "world_accuracy": world_accuracy.make,
+}
