@@ -110,19 +110,22 @@ def cql_regulariser(
     return temperature * jax.nn.logsumexp(z) - q_data
 
 
+def mcq_target(q: Array) -> Array:
+    """min_j max_n Q_j(s, a_n), a constant (Lyu et al. 2022, eq. 10). float32[2, N]."""
+    return jax.lax.stop_gradient(jnp.min(jnp.max(q, axis=1)))
+
+
 def mcq_critic(
     q: Array, y: Array, q_ood: Array, y_ood: Array, weight: Array, lam: float
 ) -> Array:
-    """lam sum_j (Q_j - y)^2 + (1 - lam) mean_i sum_j (Q_j(s_i, pi) - y_ood_i)^2.
+    """lam sum_j (Q_j - y)^2 + (1 - lam) sum_i w_i sum_j (Q_j(s_i, pi) - y_i)^2.
 
-    (Lyu et al. 2022, eq. 9 and 12.) q: float32[2]; y: []; q_ood: float32[2, n],
-    y_ood, weight: float32[n] over the states of S_in that belong to this example;
-    weight 0 leaves a state out.
+    (Lyu et al. 2022, eq. 9.) q: float32[2]; y: []; q_ood: float32[2, n]; y_ood, weight:
+    float32[n], over the n states of S_in that belong to this example. Weights of 1/n
+    make the batch mean the mean over S_in; 0 leaves a state out.
     """
-    y_ood = jax.lax.stop_gradient(y_ood)
     errors = jnp.sum(jnp.square(q_ood - y_ood[None, :]), axis=0)
-    ood = jnp.sum(weight * errors) / jnp.maximum(jnp.sum(weight), 1.0)
-    return lam * critic(q, y) + (1.0 - lam) * ood
+    return lam * critic(q, y) + (1.0 - lam) * jnp.sum(weight * errors)
 
 
 def vae(reconstruction: Array, action: Array, mean: Array, log_std: Array) -> Array:
