@@ -84,3 +84,34 @@ def stage(
     if unknown:
         raise ValueError(f"unknown fields {sorted(unknown)} of stage {method}")
     return section | fields | {name: dict(h) for name, h in hparams.items()}
+
+
+def offline_rl(
+    method: str, hparams: Mapping[str, Any], arg: str, name: str = "", **fields: Any
+) -> ConfigDict:
+    """A one-stage experiment of an offline-RL method; `arg` is "" or "smoke"."""
+    section = stage(
+        method, {method: hparams}, **dict(steps=50_000, evals=("simulator",)) | fields
+    )
+    return shortened(run(name or method, {"train": section}, OFFLINE_RL_DATA), arg)
+
+
+def shortened(config: ConfigDict, arg: str) -> ConfigDict:
+    """The same path in under a minute on a CPU, for `arg` "smoke"; numbers mean nothing.
+
+    Raises ValueError for another argument.
+    """
+    if arg not in ("", "smoke"):
+        raise ValueError(f"config argument {arg!r} is unknown: there is only smoke")
+    if arg == "smoke":
+        config.name += "_smoke"
+        config.data.rows = 4_000
+        config.eval.episodes = 2
+        config.eval.fqe_steps = 100
+        for name in config.stages:
+            section = config[name]
+            section.steps = min(section.steps, 200)
+            section.log_every = section.eval_every = section.checkpoint_every = 100
+            section.steps_per_call = 50
+            section.batch_size = min(section.batch_size, 64)
+    return config

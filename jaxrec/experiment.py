@@ -13,6 +13,7 @@ import difflib
 import fcntl
 import importlib.metadata
 import json
+import platform
 import signal
 import subprocess
 import threading
@@ -259,16 +260,16 @@ def data_facts(dataset: Dataset) -> dict[str, Any]:
     return {name: dataset.info[name] for name in names if name in dataset.info}
 
 
-def device() -> dict[str, Any]:
-    """What the run used."""
+def device() -> str:
+    """What the run used, such as "cpu x1"."""
     found = jax.devices()
-    return {"kind": found[0].device_kind, "platform": found[0].platform}
+    return f"{found[0].device_kind} x{len(found)}"
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that decide the numbers."""
+    """Of Python and the packages that decide the numbers."""
     names = ("jax", "jaxlib", "flax", "optax", "numpy", "gymnasium", "mujoco", "jaxrec")
-    found = {}
+    found = {"python": platform.python_version()}
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)

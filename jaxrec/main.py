@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from jaxrec.errors import Interrupted, UserError
@@ -27,6 +27,8 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 def main(argv: list[str]) -> int:
     """Run the experiment that the flags name; returns the exit status."""
+    if not logging.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # orbax tells every step of a save
     if len(argv) > 1:
         return fail(f"unexpected argument {argv[1]!r}: flags start with --")
     if CONFIG.value is None:

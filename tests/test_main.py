@@ -1,0 +1,103 @@
+"""The command line as a user meets it, in processes of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TOY = ("--config=configs/td3bc.py:smoke", "--config.data.source=toy")
+
+
+def jaxrec(*flags, module="main", env=None, **kwargs):
+    """(exit status, standard output, standard error) of one command."""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"} | (env or {})
+    done = subprocess.run(
+        [sys.executable, "-m", f"jaxrec.{module}", *flags],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+        **kwargs,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def assert_one_line(result, *words):
+    status, _, error = result
+    lines = error.strip().splitlines()
+    assert status == 2, error
+    assert lines[-1].startswith("jaxrec: error: "), error
+    assert "Traceback" not in error
+    for word in words:
+        assert word in lines[-1], lines[-1]
+
+
+def test_help_needs_no_jax(tmp_path):
+    """A module named jax that fails on import stands before the real one."""
+    (tmp_path / "jax.py").write_text("raise RuntimeError('jax was imported')")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    status, output, error = jaxrec("--help", env={"PYTHONPATH": path})
+    assert "--config" in output + error and "jax was imported" not in output + error
+    assert status in (0, 1)
+
+
+def test_importing_the_package_imports_no_extras():
+    code = (
+        "import sys, jaxrec.experiment;"
+        "extras = ('gymnasium', 'mujoco', 'h5py', 'minari', 'tensorflow', 'torch');"
+        "print([name for name in extras if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "flags,words",
+    [
+        (("--config=configs/no_such.py",), ["no_such"]),
+        ((TOY[0], "--config.train.methd=iql"), ["methd", "method"]),
+        ((TOY[0], "--config.train.method=tdbc"), ["'tdbc'", "td3bc"]),
+        ((TOY[0], "--config.data.source=gim"), ["'gim'", "gym"]),
+        ((TOY[0], "--config.train.steps=0"), ["train.steps is 0"]),
+        ((TOY[0], "--config.train.steps=many"), ["many"]),
+        (("--config=configs/td3bc.py:smok",), ["smok", "smoke"]),
+        ((*TOY, "--config.mesh.model=64"), ["mesh.model"]),
+        ((TOY[0], "--config.data.source=npz", "--config.data.path=no.npz"), ["no.npz"]),
+        ((), ["--config=configs/otto.py"]),
+        ((TOY[0], "--config.data.name=Hoper-v4/medium"), ["Hoper-v4", "Hopper-v4"]),
+    ],
+)
+def test_bad_input_gets_one_line(tmp_path, flags, words):
+    assert_one_line(jaxrec(*flags, f"--workdir={tmp_path}/run"), *words)
+
+
+def test_a_workdir_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert_one_line(jaxrec(*TOY, f"--workdir={tmp_path}/file/run"), "--workdir")
+
+
+def test_a_run_its_contract_and_its_repetition(tmp_path):
+    flags = (*TOY, f"--workdir={tmp_path}/run", f"--config.data.data_dir={tmp_path}")
+    status, output, error = jaxrec(*flags)
+    assert status == 0, error
+    assert "train/loss" in output
+    run = tmp_path / "run"
+    summary = json.loads((run / "summary.json").read_text())
+    stage = summary["stages"]["train"]
+    assert stage["steps"] == 200 and stage["parameters"] > 10_000
+    assert summary["seed"] == 0 and summary["data"]["name"].startswith("toy")
+    assert {"compile_seconds", "seconds", "steps_per_second"} <= set(stage)
+    lines = [json.loads(x) for x in (run / "train/metrics.jsonl").open()]
+    assert [line["step"] for line in lines] == [100, 200]
+    assert all("train/loss" in line and "wall" in line for line in lines)
+    assert list((run / "plots").glob("*.png"))
+    status, again, error = jaxrec(*flags)
+    assert status == 0 and again == output and "nothing to train" in error
+    other = jaxrec(*flags, "--config.train.td3bc.alpha=1.0")
+    assert_one_line(other, "train.td3bc.alpha is 2.5 there, 1.0 here", "--workdir")
