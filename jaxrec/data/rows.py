@@ -25,12 +25,15 @@ def from_arrays(
     extras: Mapping[str, np.ndarray] | None = None,
     info: Mapping[str, Any] | None = None,
     time_limit: int = 0,
+    clip_actions: bool = False,
 ) -> Trajectories:
     """Rows of a file as Trajectories, whatever the file leaves out.
 
     The last episode is kept when nothing ends it, and ends with a timeout. With
     `time_limit` > 0 an episode is cut at that length, and a terminal exactly there
-    is a timeout (some collectors mark the limit as a death).
+    is a timeout (some collectors mark the limit as a death). `clip_actions` clips to
+    [-1, 1], right for files that kept what the policy wanted where the simulator
+    clipped it.
 
     Without `next_observation` it is the observation of the next row. The last row of
     an episode then has none: after a terminal it is kept with valid_next False (a TD
@@ -40,6 +43,8 @@ def from_arrays(
     observation = np.asarray(observation, np.float32)
     rows = len(observation)
     action = np.asarray(action, np.float32)
+    if clip_actions:
+        action = np.clip(action, -1, 1)
     reward = np.asarray(reward, np.float32).reshape(-1)
     terminal = np.array(terminal, bool).reshape(-1)
     timeout = (

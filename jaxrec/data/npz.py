@@ -1,0 +1,109 @@
+"""Trajectories from a NumPy archive, the plainest way to bring one's own data.
+
+Keys, singular or plural: observation, action, reward, terminal, and if known timeout,
+next_observation, qpos, qvel. Either one array each, or one an episode with the
+episode's number behind (observation_0, observation_1, ...), where an episode that
+does not die ends with a timeout.
+"""
+
+import re
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxrec.data import rows
+from jaxrec.data.d4rl import check_file
+from jaxrec.data.trajectories import Trajectories
+from jaxrec.types import UserError
+
+WANTED = ("observation", "action", "reward", "terminal")
+OPTIONAL = ("timeout", "next_observation", "qpos", "qvel")
+ENV_ID = re.compile(r"(?:Hopper|HalfCheetah|Walker2d|Ant)-v[45]")
+
+
+def load(config: Any) -> Trajectories:
+    """The archive at `config.path`.
+
+    `config.time_limit` (0 = none): a terminal at that step of an episode is the limit,
+    not a death. `config.name` names the data in tables, "" takes the name of the file;
+    an env id such as Hopper-v4 in either is taken as the simulator.
+    """
+    path = Path(config.path).expanduser()
+    check_file(path, "an .npz archive")
+    columns = _merge(_read(path), path)
+    name = config.name or path.stem
+    env_id = ENV_ID.search(f"{name} {path.stem}")
+    return rows.from_arrays(
+        **{key: columns.get(key) for key in (*WANTED, *OPTIONAL[:2])},
+        extras={key: columns[key] for key in OPTIONAL[2:] if key in columns},
+        info=dict(name=name, env_id=env_id.group() if env_id else "", version=""),
+        time_limit=config.time_limit,
+        clip_actions=config.get("clip_actions", False),
+    )
+
+
+def _read(path):
+    """(key, number of the episode or -1) -> array, for the keys that are known."""
+    names = "|".join((*WANTED, *OPTIONAL))
+    pattern = re.compile(rf"({names})s?(?:_(\d+))?")
+    found = {}
+    try:
+        # Pickles inside an archive run code when opened: they are refused.
+        with np.load(path, allow_pickle=False) as archive:
+            keys = list(archive)
+            for key in keys:
+                if match := pattern.fullmatch(key):
+                    number = -1 if match[2] is None else int(match[2])
+                    found[match[1], number] = archive[key]
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        AttributeError,
+        TypeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{path} is no readable .npz archive of plain arrays ({reason}): save it "
+            "again with numpy.savez"
+        ) from error
+    present = {name for name, _ in found}
+    missing = [name for name in WANTED if name not in present]
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}; found {', '.join(keys)}")
+    return found
+
+
+def _merge(found, path):
+    """One array a key; the ends of numbered episodes become timeouts."""
+    numbers = sorted({number for _, number in found})
+    if numbers == [-1]:
+        return {name: array for (name, _), array in found.items()}
+    names = {name for name, _ in found}
+    absent = [
+        f"{name}_{number}" if number >= 0 else name
+        for name in sorted(names)
+        for number in numbers
+        if (name, number) not in found
+    ]
+    if -1 in numbers or absent:
+        raise UserError(
+            f"{path} mixes whole arrays and numbered episodes, or lacks some: "
+            f"{', '.join(absent[:4])}"
+        )
+    columns = {
+        name: np.concatenate([found[name, number] for number in numbers])
+        for name in names
+    }
+    ends = np.cumsum([len(found["reward", number]) for number in numbers]) - 1
+    if "timeout" not in columns:
+        columns["timeout"] = np.zeros(len(columns["reward"]), bool)
+    # A row that is already terminal stays so: `from_arrays` clears its timeout.
+    columns["timeout"] = np.asarray(columns["timeout"], bool).reshape(-1)
+    columns["timeout"][ends] = True
+    return columns
