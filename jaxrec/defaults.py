@@ -31,7 +31,10 @@ OFFLINE_RL_VIEW = dict(
 
 
 def run(
-    name: str, stages: Mapping[str, Mapping[str, Any]], data: Mapping[str, Any], **fields
+    name: str,
+    stages: Mapping[str, Mapping[str, Any]],
+    data: Mapping[str, Any],
+    **fields,
 ) -> ConfigDict:
     """The config of an experiment whose stages run in the order given."""
     config = dict(

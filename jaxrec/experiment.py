@@ -1,11 +1,11 @@
 """A run: stages one after the other, each resumable, and what it leaves behind.
 
-    WORKDIR/config.json                 the resolved config
-    WORKDIR/<stage>/metrics.jsonl       one JSON object a line
-    WORKDIR/<stage>/checkpoints/        the last two
-    WORKDIR/<stage>/artefact/           what the stage produced for later ones
-    WORKDIR/<stage>/done.json           its part of the summary, when it is finished
-    WORKDIR/summary.json, plots/        when all are
+WORKDIR/config.json                 the resolved config
+WORKDIR/<stage>/metrics.jsonl       one JSON object a line
+WORKDIR/<stage>/checkpoints/        the last two
+WORKDIR/<stage>/artefact/           what the stage produced for later ones
+WORKDIR/<stage>/done.json           its part of the summary, when it is finished
+WORKDIR/summary.json, plots/        when all are
 """
 
 import contextlib

@@ -83,9 +83,7 @@ def test_device_and_host_give_the_same_batches(window, per_seed):
 def test_real_rows_are_those_of_a_run_without_mix():
     alone = loader.host_batch(make_dataset(), 8, np.uint32(1), 3)
     extra = {k: v[:10] for k, v in make_dataset().train.items()}
-    mixed = loader.host_batch(
-        make_dataset(mix=(Mix(extra, 0.3),)), 8, np.uint32(1), 3
-    )
+    mixed = loader.host_batch(make_dataset(mix=(Mix(extra, 0.3),)), 8, np.uint32(1), 3)
     np.testing.assert_array_equal(mixed["value"][:5], alone["value"][:5])
     off = loader.host_batch(make_dataset(mix=(Mix(extra, 0.0),)), 8, np.uint32(1), 3)
     np.testing.assert_array_equal(off["value"], alone["value"])

@@ -141,7 +141,9 @@ def test_seeds_in_one_program_equal_separate_runs(tmp_path):
         one = run(make_stage(seed=7 + number), tmp_path / str(number))
         picked = seeds.pick(many, number, 3)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5), one, picked)
-        for ours, theirs in zip(lines(tmp_path / str(number)), lines(tmp_path / "many")):
+        for ours, theirs in zip(
+            lines(tmp_path / str(number)), lines(tmp_path / "many")
+        ):
             for name, value in ours.items():
                 if name != "step":
                     np.testing.assert_allclose(value, theirs[name][number], rtol=1e-4)
