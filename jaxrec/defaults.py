@@ -100,7 +100,7 @@ def offline_rl(
 
 
 def shortened(config: ConfigDict, arg: str) -> ConfigDict:
-    """The same path in under a minute on a CPU, for `arg` "smoke"; numbers mean nothing.
+    """For `arg` "smoke" the same path in under a minute on a CPU; numbers mean nothing.
 
     Raises ValueError for another argument.
     """

@@ -8,16 +8,9 @@ WORKDIR/<stage>/done.json           its part of the summary, when it is finished
 WORKDIR/summary.json, plots/        when all are
 """
 
-import contextlib
 import difflib
-import fcntl
-import importlib.metadata
 import json
-import platform
-import signal
-import subprocess
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +19,13 @@ import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from jaxrec import evaluators, logs, report, seeds, sharding, train
+from jaxrec import workdir as workdir_lib
 from jaxrec.data import cache
 from jaxrec.data.sources import SOURCES
 from jaxrec.errors import Interrupted, UserError
 from jaxrec.methods import METHODS
+from jaxrec.program import Stage, streams
 from jaxrec.types import Dataset, Mix, TrainState
-
-# May differ between a run and its continuation: they change no result.
-FREE_FIELDS = ("data.data_dir", "device_data_limit", "headline")
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
@@ -44,13 +36,13 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     """
     config = resolve(config)
     workdir = Path(workdir)
-    with locked(workdir), stop_signals() as asked_to_stop:
-        settle_config(workdir, config)
+    with workdir_lib.locked(workdir), workdir_lib.stop_signals() as asked_to_stop:
+        workdir_lib.settle_config(workdir, config)
         if (workdir / "summary.json").exists():
             logs.say(f"{workdir} is finished: nothing to train")
             return json.loads((workdir / "summary.json").read_text())
         mesh = sharding.make_mesh(**config.mesh)
-        finished: dict[str, tuple[train.Stage, TrainState | None]] = {}
+        finished: dict[str, tuple[Stage, TrainState | None]] = {}
         summary: dict[str, Any] = {}
         for name in config.stages:
             stage = build(config, name, workdir, mesh, finished)
@@ -64,9 +56,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
             "data": data_facts(finished[config.stages[-1]][0].dataset),
             "seed": config.seed,
             "num_seeds": config.num_seeds,
-            "device": device(),
-            "versions": versions(),
-            "revision": revision(),
+            **workdir_lib.provenance(),
         }
         report.plot_run(workdir)
         logs.write_json(workdir / "summary.json", summary)
@@ -75,9 +65,9 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
 
 def run_stage(
     config: FrozenConfigDict,
-    stage: train.Stage,
+    stage: Stage,
     folder: Path,
-    finished: dict[str, tuple[train.Stage, TrainState | None]],
+    finished: dict[str, tuple[Stage, TrainState | None]],
     asked_to_stop: Callable[[], int],
 ) -> tuple[dict[str, Any], TrainState | None]:
     """Train and produce, or read what was done: (summary, state if anyone needs it)."""
@@ -104,10 +94,10 @@ def run_stage(
     return facts, state
 
 
-def produce(stage: train.Stage, state: TrainState) -> dict[str, np.ndarray]:
+def produce(stage: Stage, state: TrainState) -> dict[str, np.ndarray]:
     """The artefact; with several seeds each array has a leading axis S."""
     logs.say(f"{stage.name}: producing")
-    key = seeds.fold(train.streams(stage)[2], stage.config.steps + 1)
+    key = seeds.fold(streams(stage)[2], stage.config.steps + 1)
     arrays = [
         stage.method.produce(
             seeds.pick(state, number, stage.num_seeds),
@@ -128,8 +118,8 @@ def build(
     name: str,
     workdir: Path,
     mesh: jax.sharding.Mesh,
-    finished: dict[str, tuple[train.Stage, TrainState | None]],
-) -> train.Stage:
+    finished: dict[str, tuple[Stage, TrainState | None]],
+) -> Stage:
     """Data and method of a stage."""
     section = config[name]
     source = choose("data source", config.data.source, SOURCES)
@@ -147,7 +137,7 @@ def build(
         "batch_size": section.batch_size,
     }
     method = METHODS[section.method](FrozenConfigDict(hparams), dataset.info)
-    return train.Stage(
+    return Stage(
         name=name,
         config=section,
         method=method,
@@ -199,39 +189,6 @@ def choose(what: str, name: str, table: dict[str, Any]) -> Any:
     raise UserError(f"{what} {name!r} is unknown; did you mean {', '.join(near)}?")
 
 
-def settle_config(workdir: Path, config: FrozenConfigDict) -> None:
-    """Write config.json, or compare with the one of the run that is there."""
-    path = workdir / "config.json"
-    ours = json.loads(json.dumps(config.to_dict()))
-    if not path.exists():
-        return logs.write_json(path, ours)
-    try:
-        theirs = flat(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is damaged: use another --workdir") from error
-    ours = flat(ours)
-    different = [
-        f"{field} is {theirs.get(field)} there, {ours.get(field)} here"
-        for field in sorted(ours.keys() | theirs.keys())
-        if ours.get(field) != theirs.get(field) and field not in FREE_FIELDS
-    ]
-    if different:
-        raise UserError(
-            f"{workdir} holds a run of another config ({'; '.join(different[:3])}): "
-            "use another --workdir"
-        )
-
-
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """{"policy.steps": 1000, ...}"""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        found |= flat(value, f"{prefix}.{name}" if prefix else name)
-    return found
-
-
 def metrics_summary(lines: list[dict[str, Any]]) -> dict[str, Any]:
     """Last and best value (per seed) of every metric of a stage."""
     last: dict[str, Any] = {}
@@ -258,78 +215,3 @@ def data_facts(dataset: Dataset) -> dict[str, Any]:
     """The part of `info` that identifies a result: name, version, simulator, sizes."""
     names = ("name", "version", "env_id", "num_rows", "num_episodes", "num_items")
     return {name: dataset.info[name] for name in names if name in dataset.info}
-
-
-def device() -> str:
-    """What the run used, such as "cpu x1"."""
-    found = jax.devices()
-    return f"{found[0].device_kind} x{len(found)}"
-
-
-def versions() -> dict[str, str]:
-    """Of Python and the packages that decide the numbers."""
-    names = ("jax", "jaxlib", "flax", "optax", "numpy", "gymnasium", "mujoco", "jaxrec")
-    found = {"python": platform.python_version()}
-    for name in names:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
-def revision() -> str:
-    """The git revision of the code, "" outside a checkout."""
-    try:
-        return subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-@contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[None]:
-    """Two processes must not write one run."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        file = (workdir / ".lock").open("w")
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {workdir} ({error.strerror}): choose another --workdir"
-        ) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"{workdir} is in use by another process: wait for it, or choose "
-                "another --workdir"
-            ) from error
-        yield
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[], int]]:
-    """A function that gives the number of the first SIGTERM or SIGINT, else 0.
-
-    The loop looks at it between calls; a second signal ends the process at once.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: 0
-        return
-    seen: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        if seen:
-            raise Interrupted("stopped at once; what was saved before is kept", number)
-        seen.append(number)
-        logs.say("stopping at the next safe point; once more to stop at once")
-
-    old = {n: signal.signal(n, note) for n in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: seen[0] if seen else 0
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

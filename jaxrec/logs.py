@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxrec.errors import UserError
+
 
 class MetricsFile:
     """`metrics.jsonl` of a stage, one JSON object a line; TensorBoard beside it.
@@ -53,6 +55,43 @@ class MetricsFile:
         self.file.close()
         if self.board is not None:
             self.board.close()
+
+
+class Means:
+    """Sums of the training metrics since the last line of the log."""
+
+    def __init__(self, pending: dict[str, Any]) -> None:
+        self.count = pending.get("count", 0)
+        self.sums = {k: np.asarray(v) for k, v in pending.get("sums", {}).items()}
+
+    def add(self, metrics: dict[str, Any], last_step: int) -> None:
+        """Add the metrics [n, ...] of one call; stop at a loss that is not finite."""
+        metrics = {name: np.asarray(value) for name, value in metrics.items()}
+        size = len(metrics["loss"])
+        finite = np.isfinite(metrics["loss"]).reshape(size, -1).all(-1)
+        if not finite.all():
+            step = last_step - size + int(np.argmin(finite)) + 1
+            raise UserError(
+                f"loss is not finite at step {step}: the last checkpoint is kept; "
+                "lower the learning rate or look at the data near that step"
+            )
+        for name, value in metrics.items():
+            total = value.astype(np.float64).sum(0)
+            self.sums[name] = self.sums[name] + total if name in self.sums else total
+        self.count += size
+
+    def flush(self) -> dict[str, Any]:
+        """Means since the last flush, as `train/<name>`."""
+        means = {f"train/{k}": v / self.count for k, v in self.sums.items()}
+        self.count, self.sums = 0, {}
+        return means
+
+    def pending(self) -> dict[str, Any]:
+        """JSON form, exact, for the checkpoint."""
+        return {
+            "count": self.count,
+            "sums": {name: value.tolist() for name, value in self.sums.items()},
+        }
 
 
 def plain(value: Any) -> float | list[float | None] | None:

@@ -6,44 +6,22 @@ of the call before. A checkpoint holds the state and the metrics not yet written
 run that was killed writes the same lines and ends in the same state.
 """
 
-import math
 import time
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxrec import checkpoint, logs, seeds, sharding
+from jaxrec import program as program_lib
 from jaxrec.data import loader
 from jaxrec.errors import Interrupted, UserError
-from jaxrec.types import Batch, Dataset, Method, TrainState
+from jaxrec.program import Stage, streams
+from jaxrec.types import TrainState
 
 Evaluator = Callable[[TrainState, jax.Array], dict[str, Any]]
-
-
-class Stage(NamedTuple):
-    """What the loop needs to know of a stage; see `experiment` for who builds it."""
-
-    name: str
-    config: Any  # steps, batch_size, log_every, eval_every, ...
-    method: Method
-    dataset: Dataset
-    seed: int
-    num_seeds: int
-    mesh: jax.sharding.Mesh
-    rules: tuple[sharding.Rule, ...] = ()
-    device_data_limit: int = 2 << 30  # bytes; larger sets are streamed from the host
-    headline: str = ""
-
-
-def streams(stage: Stage) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Keys (of each seed) for init, training and evaluation, apart in each stage."""
-    key = seeds.keys(stage.seed, stage.num_seeds)
-    key = seeds.fold(key, zlib.crc32(stage.name.encode()))
-    return seeds.fold(key, 0), seeds.fold(key, 1), seeds.fold(key, 2)
 
 
 def abstract_state(stage: Stage, earlier: dict[str, TrainState]) -> TrainState:
@@ -81,105 +59,6 @@ def restore(stage: Stage, folder: Path, earlier: dict[str, TrainState]) -> Train
         return checkpoint.restore(saved, abstract_state(stage, earlier))[0]
 
 
-def steps_per_call(config: Any) -> int:
-    """The largest divisor of all cadences that does not exceed the config's."""
-    common = math.gcd(
-        config.steps, config.log_every, config.eval_every, config.checkpoint_every
-    )
-    return max(n for n in range(1, config.steps_per_call + 1) if common % n == 0)
-
-
-def multi_step(stage: Stage, streamed: bool) -> Callable:
-    """(state, data) -> (state, metrics [n, ...]): n updates in one program.
-
-    `data` is the whole set on the device, or with `streamed` n stacked batches.
-    """
-    config, dataset = stage.config, stage.dataset
-    many = stage.num_seeds > 1
-    train_key = streams(stage)[1]
-    order = seeds.numbers(stage.seed, stage.num_seeds)
-    found = loader.parts(dataset, config.batch_size)
-    counts = [count for count, _, _ in found]
-    step_fn = seeds.vmap_step(stage.method.train_step, stage.num_seeds)
-
-    def draw(arrays: Any, seed: Any, step: Any) -> Batch:
-        return loader.draw(arrays, counts, seed, step, dataset.window)
-
-    if many:
-        axes = [0 if per_seed else None for _, _, per_seed in found]
-        draw = jax.vmap(draw, in_axes=(axes, 0, None))
-
-    def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
-        batch = sharding.split_batch(stage.mesh, batch, int(many))
-        return step_fn(state, batch, seeds.fold(train_key, state.step))
-
-    size = steps_per_call(config)
-
-    def from_device(state: TrainState, arrays: Any) -> tuple[TrainState, dict]:
-        def body(state: TrainState, _: None) -> tuple[TrainState, dict]:
-            return update(state, draw(arrays, order, state.step))
-
-        return jax.lax.scan(body, state, length=size)
-
-    def from_host(state: TrainState, batches: Batch) -> tuple[TrainState, dict]:
-        return jax.lax.scan(update, state, batches)
-
-    return from_host if streamed else from_device
-
-
-def feed(stage: Stage, start: int, streamed: bool) -> Iterator[Any]:
-    """The data argument of each call of `multi_step`."""
-    config, whole = stage.config, sharding.replicated(stage.mesh)
-    if not streamed:
-        found = loader.parts(stage.dataset, config.batch_size)
-        arrays = jax.device_put([dict(arrays) for _, arrays, _ in found], whole)
-        while True:
-            yield arrays
-    order = seeds.numbers(stage.seed, stage.num_seeds)
-    size = steps_per_call(config)
-    for batches in loader.stream(
-        stage.dataset, config.batch_size, order, start, config.steps, size
-    ):
-        yield jax.device_put(batches, whole)
-
-
-class Window:
-    """Sums of the training metrics since the last line of the log."""
-
-    def __init__(self, pending: dict[str, Any]) -> None:
-        self.count = pending.get("count", 0)
-        self.sums = {k: np.asarray(v) for k, v in pending.get("sums", {}).items()}
-
-    def add(self, metrics: dict[str, Any], last_step: int) -> None:
-        """Add the metrics [n, ...] of one call; stop at a loss that is not finite."""
-        metrics = jax.device_get(metrics)
-        size = len(metrics["loss"])
-        finite = np.isfinite(metrics["loss"]).reshape(size, -1).all(-1)
-        if not finite.all():
-            step = last_step - size + int(np.argmin(finite)) + 1
-            raise UserError(
-                f"loss is not finite at step {step}: the last checkpoint is kept; "
-                "lower the learning rate or look at the data near that step"
-            )
-        for name, value in metrics.items():
-            total = value.astype(np.float64).sum(0)
-            self.sums[name] = self.sums[name] + total if name in self.sums else total
-        self.count += size
-
-    def flush(self) -> dict[str, Any]:
-        """Means since the last flush, as `train/<name>`."""
-        means = {f"train/{k}": v / self.count for k, v in self.sums.items()}
-        self.count, self.sums = 0, {}
-        return means
-
-    def pending(self) -> dict[str, Any]:
-        """JSON form, exact, for the checkpoint."""
-        return {
-            "count": self.count,
-            "sums": {name: value.tolist() for name, value in self.sums.items()},
-        }
-
-
 def evaluate(
     stage: Stage, evaluators: dict[str, Evaluator], state: TrainState
 ) -> dict[str, Any]:
@@ -212,7 +91,7 @@ def train(
     when `asked_to_stop()` gives a signal number, and UserError at a non-finite loss.
     """
     config = stage.config
-    size = steps_per_call(config)
+    size = program_lib.steps_per_call(config)
     streamed = loader.num_bytes(stage.dataset) > stage.device_data_limit
     say_data(stage, streamed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -224,17 +103,17 @@ def train(
         else:
             state, pending = initial_state(stage, earlier), {}
         log = logs.MetricsFile(folder, start)
-        window = Window(pending)
+        means = logs.Means(pending)
         facts = {"parameters": count(state.params) // stage.num_seeds}
         if start >= config.steps:
             log.close()
             return state, facts
-        batches = feed(stage, start, streamed)
+        batches = program_lib.feed(stage, start, streamed)
         data = next(batches)
         begun = time.monotonic()
         placed = jax.tree.map(lambda x: x.sharding, state)
         program = jax.jit(
-            multi_step(stage, streamed),
+            program_lib.multi_step(stage, streamed),
             donate_argnums=0,
             out_shardings=(placed, sharding.replicated(stage.mesh)),
         )
@@ -249,16 +128,16 @@ def train(
         for step in range(start + size, config.steps + 1, size):
             state, metrics = program(state, data)
             if waiting is not None:
-                window.add(*waiting)
+                means.add(*waiting)
             waiting = (metrics, step)
             signal_number = asked_to_stop()
             log_now = step % config.log_every == 0 or step == config.steps
             eval_now = due(step, config.eval_every, config.steps) and evaluators
             save_now = due(step, config.checkpoint_every, config.steps)
             if log_now or eval_now or save_now or signal_number:
-                window.add(*waiting)
+                means.add(*waiting)
                 waiting = None
-            line = window.flush() if log_now else {}
+            line = means.flush() if log_now else {}
             if eval_now:
                 pause = time.monotonic()
                 line |= evaluate(stage, evaluators, state)
@@ -271,7 +150,7 @@ def train(
                 log.sync()
                 if saving is not None:
                     saving.result()
-                saving = checkpoint.save(saved, step, state, window.pending())
+                saving = checkpoint.save(saved, step, state, means.pending())
             if signal_number and step < config.steps:
                 saving.result()
                 log.close()

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrec import seeds, sharding, train
+from jaxrec import program, seeds, sharding, train
 from jaxrec.errors import Interrupted, UserError
 from jaxrec.types import Dataset, Method, TrainState
 
@@ -61,7 +61,7 @@ def make_stage(steps=60, num_seeds=1, mesh=(1, 1), rules=(), seed=0, **fields):
         checkpoint_every=15,
         steps_per_call=10,
     )
-    stage = train.Stage(
+    stage = program.Stage(
         name="train",
         config=config,
         method=probe_method(),
@@ -100,10 +100,10 @@ def assert_same(ours, theirs):
 
 def test_cadences_share_a_divisor():
     stage = make_stage()
-    assert train.steps_per_call(stage.config) == 5
+    assert program.steps_per_call(stage.config) == 5
     stage.config.eval_every = 0
     stage.config.checkpoint_every = 0
-    assert train.steps_per_call(stage.config) == 10
+    assert program.steps_per_call(stage.config) == 10
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 5, 11])

@@ -1,0 +1,135 @@
+"""The folder of a run: its lock, its config, its provenance, and signals to stop."""
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import platform
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import FrozenConfigDict
+
+from jaxrec import logs
+from jaxrec.errors import Interrupted, UserError
+
+# May differ between a run and its continuation: they change no result.
+FREE_FIELDS = ("data.data_dir", "device_data_limit", "headline")
+
+
+def settle_config(workdir: Path, config: FrozenConfigDict) -> None:
+    """Write config.json, or compare with the one of the run that is there."""
+    path = workdir / "config.json"
+    ours = json.loads(json.dumps(config.to_dict()))
+    if not path.exists():
+        return logs.write_json(path, ours)
+    try:
+        theirs = flat(json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is damaged: use another --workdir") from error
+    ours = flat(ours)
+    different = [
+        f"{field} is {theirs.get(field)} there, {ours.get(field)} here"
+        for field in sorted(ours.keys() | theirs.keys())
+        if ours.get(field) != theirs.get(field) and field not in FREE_FIELDS
+    ]
+    if different:
+        raise UserError(
+            f"{workdir} holds a run of another config ({'; '.join(different[:3])}): "
+            "use another --workdir"
+        )
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """{"policy.steps": 1000, ...}"""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= flat(value, f"{prefix}.{name}" if prefix else name)
+    return found
+
+
+def provenance() -> dict[str, Any]:
+    """What the numbers of a run depend on besides its config."""
+    return {"device": device(), "versions": versions(), "revision": revision()}
+
+
+def device() -> str:
+    """What the run used, such as "cpu x1"."""
+    found = jax.devices()
+    return f"{found[0].device_kind} x{len(found)}"
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that decide the numbers."""
+    names = ("jax", "jaxlib", "flax", "optax", "numpy", "gymnasium", "mujoco", "jaxrec")
+    found = {"python": platform.python_version()}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def revision() -> str:
+    """The git revision of the code, "" outside a checkout."""
+    try:
+        return subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Two processes must not write one run."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / ".lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {workdir} ({error.strerror}): choose another --workdir"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"{workdir} is in use by another process: wait for it, or choose "
+                "another --workdir"
+            ) from error
+        yield
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], int]]:
+    """A function that gives the number of the first SIGTERM or SIGINT, else 0.
+
+    The loop looks at it between calls; a second signal ends the process at once.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: 0
+        return
+    seen: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if seen:
+            raise Interrupted("stopped at once; what was saved before is kept", number)
+        seen.append(number)
+        logs.say("stopping at the next safe point; once more to stop at once")
+
+    old = {n: signal.signal(n, note) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: seen[0] if seen else 0
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
