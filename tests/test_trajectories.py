@@ -262,7 +262,7 @@ def test_ten_million_mapped_rows_take_little_memory(tmp_path):
     import sys
 
     script = f"""
-import resource, numpy as np
+import numpy as np
 from ml_collections import ConfigDict
 from jaxrec.data import trajectories as t
 rows = 10_000_000
@@ -275,7 +275,6 @@ found = t.Trajectories(
     column("next", (17,), np.float32), column("terminal", (), bool),
     column("timeout", (), bool), column("valid", (), bool), {{}}, {{}})
 found.timeout[999::1000] = True
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 data = t.dataset(found, ConfigDict(dict(window=0, valid_fraction=0., top=1., seed=0)))
 assert data.info["num_episodes"] == 10_000
 with open("/proc/self/status") as file:

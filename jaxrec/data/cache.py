@@ -84,8 +84,13 @@ def read_arrays(
     remedy = f"delete the folder {path} and run again"
     try:
         manifest = json.loads((path / "manifest.json").read_text())
-        entries, version = manifest["arrays"], manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        version, _ = manifest["format"], manifest["settings"]
+        fields = ("file", "shape", "dtype", "bytes", "sha256")
+        entries = {
+            name: tuple(entry[field] for field in fields)
+            for name, entry in manifest["arrays"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"cannot read {path / 'manifest.json'} ({_short(error)}): {remedy}"
         ) from error
@@ -93,21 +98,18 @@ def read_arrays(
         raise UserError(
             f"{path} has format {version}, this version reads {FORMAT}: {remedy}"
         )
-    checksums = sum(entry["bytes"] for entry in entries.values()) <= CHECKSUM_LIMIT
+    checksums = sum(size for *_, size, _ in entries.values()) <= CHECKSUM_LIMIT
     arrays = {}
-    for name, entry in entries.items():
-        file = path / entry["file"]
+    for name, (file, shape, dtype, size, sha256) in entries.items():
+        file = path / file
         try:
             found = file.stat().st_size
-            if found != entry["bytes"]:
-                raise ValueError(f"{found} bytes where {entry['bytes']} were written")
-            if checksums and _sha256(file) != entry["sha256"]:
+            if found != size:
+                raise ValueError(f"{found} bytes where {size} were written")
+            if checksums and _sha256(file) != sha256:
                 raise ValueError("its checksum differs from the manifest")
             array = np.load(file, mmap_mode="r", allow_pickle=False)
-            if (
-                list(array.shape) != entry["shape"]
-                or str(array.dtype) != entry["dtype"]
-            ):
+            if list(array.shape) != shape or str(array.dtype) != dtype:
                 raise ValueError("its shape or dtype differs from the manifest")
         except (OSError, ValueError) as error:
             raise UserError(f"{file} is damaged ({_short(error)}): {remedy}") from error
