@@ -1,0 +1,11 @@
+"""METHODS: name -> make(config, info) -> Method, a file each."""
+
+from jaxrec.methods import bc, cql, iql, mcq, td3bc
+
+METHODS = {
+    "bc": bc.make,
+    "cql": cql.make,
+    "iql": iql.make,
+    "mcq": mcq.make,
+    "td3bc": td3bc.make,
+}
