@@ -57,7 +57,10 @@ def _read(path):
             for key in keys:
                 if match := pattern.fullmatch(key):
                     number = -1 if match[2] is None else int(match[2])
-                    found[match[1], number] = archive[key]
+                    array = archive[key]
+                    if not isinstance(array, np.ndarray):
+                        raise ValueError(f"{key} is no array")
+                    found[match[1], number] = array
     except (
         OSError,
         EOFError,
