@@ -109,6 +109,7 @@ def test_probability_of_improvement_by_hand():
 def test_runs_and_seed_lists_are_pooled(tmp_path, capsys):
     write_run(tmp_path / "a", 0, {SCORE: [1.0, 2.0]}, num_seeds=2, best={SCORE: [4, 4]})
     write_run(tmp_path / "b", 2, {SCORE: 3.0}, best={SCORE: 7.0})
+    (tmp_path / "a" / "train" / "config.json").write_text("{}")  # no run of its own
     assert run_main(tmp_path, f"--out={tmp_path / 'out'}") == 0
     (row,) = read_csv(tmp_path / "out" / "table.csv")
     assert (row["experiment"], row["seeds"], row["steps"]) == ("td3bc", "3", "40")
@@ -116,7 +117,8 @@ def test_runs_and_seed_lists_are_pooled(tmp_path, capsys):
     assert float(row["last"]) == 2.0 and float(row["best"]) == 5.0
     assert float(row["last_low"]) == pytest.approx(2 - 2.484138, abs=1e-6)
     assert float(row["last_high"]) == pytest.approx(2 + 2.484138, abs=1e-6)
-    markdown = capsys.readouterr().out
+    markdown, errors = capsys.readouterr()
+    assert errors == ""
     assert "2 [-0.4841, 4.484]" in markdown
     assert (tmp_path / "out" / "table.md").read_text() == markdown
 
@@ -190,11 +192,7 @@ def test_broken_and_unfinished_runs(tmp_path, capsys):
 
 
 def test_a_seed_that_is_not_finite_is_named(tmp_path, capsys):
-    last = {SCORE: [1.0, None, 3.0]}
-    write_run(tmp_path / "a", 0, {SCORE: [1.0, np.nan, 3.0]}, num_seeds=3)
-    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
-    summary["stages"]["train"]["last"] = last
-    (tmp_path / "a" / "summary.json").write_text(json.dumps(summary))
+    write_run(tmp_path / "a", 0, {SCORE: [1.0, None, 3.0]}, num_seeds=3)
     assert run_main(tmp_path / "a", f"--out={tmp_path / 'out'}") == 0
     (row,) = read_csv(tmp_path / "out" / "table.csv")
     assert (row["seeds"], row["last"]) == ("2", "2.0")
@@ -230,7 +228,8 @@ def ink(path: Path, colour: tuple[float, float, float]) -> int:
     return int((np.abs(pixels[..., :3] - colour).max(-1) < 0.02).sum())
 
 
-BLUE, ORANGE = (0.122, 0.467, 0.706), (1.0, 0.498, 0.055)  # the first of tab10
+BLUE, ORANGE, GREEN = (0.122, 0.467, 0.706), (1.0, 0.498, 0.055), (0.173, 0.627, 0.173)
+BAND = tuple(1 - 0.15 * (1 - c) for c in BLUE)
 
 
 def test_learning_curves_are_drawn(tmp_path):
@@ -241,8 +240,12 @@ def test_learning_curves_are_drawn(tmp_path):
     assert run_main(tmp_path / "bc*", f"--out={out}") == 0
     picture = out / "eval_normalized_score.png"
     assert ink(picture, BLUE) > 1000 and ink(picture, ORANGE) == 0
+    assert ink(picture, BAND) > 1000
     assert run_main(tmp_path, f"--out={out}") == 0
-    assert ink(picture, ORANGE) > 1000
+    assert ink(picture, ORANGE) > 1000 and ink(picture, GREEN) == 0
+    write_run(tmp_path / "other", 0, {SCORE: 9.0}, name="iql", data="gym/other")
+    assert run_main(tmp_path, f"--out={out}") == 0  # a panel a task, a line a method
+    assert ink(picture, ORANGE) > 1000 and ink(picture, GREEN) == 0
     assert not list(out.glob("*.tmp"))
 
 
@@ -265,6 +268,8 @@ def test_plots_of_one_run(tmp_path):
     run = write_run(tmp_path / "a", 0, last, num_seeds=2)
     assert report.plot_run(run) == [run / "plots" / "train.png"]
     drawn = ink(run / "plots" / "train.png", BLUE)
+    # Three panels of four: nothing in the fourth.
+    assert image.imread(run / "plots" / "train.png")[420:, 640:, :3].min() == 1.0
     more = {f"train/m{i:02}": [1.0, 2.0] for i in range(report.PANELS)}
     other = write_run(tmp_path / "b", 0, last | more, num_seeds=2)
     names = [path.name for path in report.plot_run(str(other))]
