@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from jaxrec import report
+from jaxrec import plots, report, statistics
+from jaxrec import runs as runs_lib
 from jaxrec.errors import UserError
 
 SCORE = "eval/normalized_score"
@@ -63,35 +64,37 @@ def run_main(*arguments) -> int:
 
 def test_t_interval_by_hand():
     # sd of 1, 2, 3 is 1; t(0.975, 2) = 4.302653; 4.302653 / sqrt(3) = 2.484138
-    mean, half = report.interval(np.array([1.0, 2.0, 3.0]))
+    mean, half = statistics.interval(np.array([1.0, 2.0, 3.0]))
     assert mean == 2.0
     assert half == pytest.approx(2.484138, abs=1e-6)
     # sd of 1..5 is 1.581139; t(0.975, 4) = 2.776445; over sqrt(5): 1.963243
-    _, halves = report.interval(np.arange(1.0, 6.0)[:, None] * np.array([[1.0, 2.0]]))
+    _, halves = statistics.interval(
+        np.arange(1.0, 6.0)[:, None] * np.array([[1.0, 2.0]])
+    )
     np.testing.assert_allclose(halves, [1.963243, 3.926486], atol=1e-5)
 
 
 def test_one_seed_has_no_interval():
-    mean, low, high = report.estimate(np.array([3.0]))
+    mean, low, high = statistics.estimate(np.array([3.0]))
     assert mean == 3.0 and np.isnan(low) and np.isnan(high)
 
 
 def test_iqm_by_hand():
-    assert report.iqm(np.arange(1.0, 9.0)) == 4.5  # of 3, 4, 5, 6
-    assert report.iqm(np.array([100.0, 0.0, 2.0, 1.0, 3.0])) == 2.0  # of 1, 2, 3
-    assert report.iqm(np.array([5.0, 1.0, 3.0])) == 3.0  # floor(3 / 4) = 0 cut
+    assert statistics.iqm(np.arange(1.0, 9.0)) == 4.5  # of 3, 4, 5, 6
+    assert statistics.iqm(np.array([100.0, 0.0, 2.0, 1.0, 3.0])) == 2.0  # of 1, 2, 3
+    assert statistics.iqm(np.array([5.0, 1.0, 3.0])) == 3.0  # floor(3 / 4) = 0 cut
     rows = np.array([[0.0, 1, 3, 9], [4.0, 8, 0, 2]])
-    np.testing.assert_array_equal(report.iqm(rows), [2.0, 3.0])
+    np.testing.assert_array_equal(statistics.iqm(rows), [2.0, 3.0])
 
 
 def test_bootstrap_is_stratified():
     # Within each task nothing varies, so nor may the interval; drawing from all six
     # scores at once would give a wide one.
     tasks = [np.zeros(3), np.full(3, 10.0)]
-    assert report.bootstrap_iqm(tasks) == (5.0, 5.0, 5.0)
+    assert statistics.bootstrap_iqm(tasks) == (5.0, 5.0, 5.0)
     # Two seeds 0 and 1: their mean is 0, 1/2, 1 with probability 1/4, 1/2, 1/4.
-    assert report.bootstrap_iqm([np.array([0.0, 1.0])]) == (0.5, 0.0, 1.0)
-    value, low, high = report.bootstrap_iqm([np.array([4.0]), np.array([0.0, 2.0])])
+    assert statistics.bootstrap_iqm([np.array([0.0, 1.0])]) == (0.5, 0.0, 1.0)
+    value, low, high = statistics.bootstrap_iqm([np.array([4.0]), np.array([0.0, 2.0])])
     assert value == 2.0 and np.isnan(low) and np.isnan(high)
 
 
@@ -99,11 +102,11 @@ def test_probability_of_improvement_by_hand():
     # Task 1: of six pairs two won, two tied, two lost: 1/2. Task 2: all won: 1.
     xs = [np.array([1.0, 2.0, 3.0]), np.array([5.0, 6.0])]
     ys = [np.array([2.0, 2.0]), np.array([1.0, 2.0])]
-    value, low, high = report.improvement(xs, ys)
+    value, low, high = statistics.improvement(xs, ys)
     assert value == pytest.approx(0.75)
     # Task 1 alone reaches 0 and 1 with probability 1/27 > 2.5%.
     assert (low, high) == (pytest.approx(0.5), pytest.approx(1.0))
-    assert report.improvement(ys, xs)[0] == pytest.approx(0.25)
+    assert statistics.improvement(ys, xs)[0] == pytest.approx(0.25)
 
 
 def test_runs_and_seed_lists_are_pooled(tmp_path, capsys):
@@ -129,8 +132,8 @@ def test_groups_are_labelled_by_what_differs(tmp_path):
             folder = tmp_path / f"{alpha}-{seed}"
             write_run(folder, seed, {SCORE: alpha}, alpha=alpha, width=256)
     write_run(tmp_path / "iql", 0, {SCORE: 9.0}, name="iql", tau=0.7)
-    runs = [report.read_run(path) for path in report.find_runs([str(tmp_path)])]
-    groups = report.group_runs(runs)
+    runs = [runs_lib.read_run(path) for path in runs_lib.find_runs([str(tmp_path)])]
+    groups = runs_lib.group_runs(runs)
     names = {label: sorted(r.config["seed"] for r in g) for label, g in groups.items()}
     assert names == {
         "iql": [0],
@@ -143,9 +146,9 @@ def test_many_differing_fields_are_cut_to_those_that_tell(tmp_path):
     for number, method in enumerate(("bc", "iql", "td3bc")):
         fields = {f"field{i}": number for i in range(5)} | {f"of_{method}": 1}
         write_run(tmp_path / method, 0, {SCORE: 1.0}, name="x", method=method, **fields)
-    runs = [report.read_run(path) for path in report.find_runs([str(tmp_path)])]
+    runs = [runs_lib.read_run(path) for path in runs_lib.find_runs([str(tmp_path)])]
     labels = [f"x train.method={method}" for method in ("bc", "iql", "td3bc")]
-    assert list(report.group_runs(runs)) == labels
+    assert list(runs_lib.group_runs(runs)) == labels
 
 
 def test_a_seed_is_not_counted_twice(tmp_path, capsys):
@@ -254,13 +257,13 @@ def test_curve_pools_seeds_at_common_steps(tmp_path):
     b = write_run(tmp_path / "b", 2, {SCORE: 12.0})
     lines = (b / "train" / "metrics.jsonl").read_text().splitlines()
     (b / "train" / "metrics.jsonl").write_text("\n".join([lines[1], lines[3]]))
-    runs = [report.read_run(path) for path in (a, b)]
-    steps, mean, half = report.curve(runs, "train", SCORE)
+    runs = [runs_lib.read_run(path) for path in (a, b)]
+    steps, mean, half = plots.curve(runs, "train", SCORE)
     np.testing.assert_array_equal(steps, [20, 30, 40])
     np.testing.assert_allclose(mean, [4.0, 6.0, 8.0])  # b's step 30 is interpolated
     # Seeds 4, 8, 12 at step 40: sd 4, so four times the half width of 1, 2, 3.
     np.testing.assert_allclose(half, np.array([2, 3, 4]) * 2.484138, rtol=1e-6)
-    assert report.curve(runs, "train", "no/such") is None
+    assert plots.curve(runs, "train", "no/such") is None
 
 
 def test_plots_of_one_run(tmp_path):
@@ -270,7 +273,7 @@ def test_plots_of_one_run(tmp_path):
     drawn = ink(run / "plots" / "train.png", BLUE)
     # Three panels of four: nothing in the fourth.
     assert image.imread(run / "plots" / "train.png")[420:, 640:, :3].min() == 1.0
-    more = {f"train/m{i:02}": [1.0, 2.0] for i in range(report.PANELS)}
+    more = {f"train/m{i:02}": [1.0, 2.0] for i in range(plots.PANELS)}
     other = write_run(tmp_path / "b", 0, last | more, num_seeds=2)
     names = [path.name for path in report.plot_run(str(other))]
     assert names == ["train.png", "train-2.png"]
