@@ -166,16 +166,16 @@ def test_npz_whole_arrays(plural, tmp_path):
 
 def test_npz_numbered_episodes_end_with_a_timeout_and_in_order(tmp_path):
     columns = {}
-    for number in (10, 9):
+    for number in (10, 3):
         for key, value in NPZ.items():
-            columns[f"{key}_{number}"] = value + 100 * (key == "reward") * (number - 9)
-        columns[f"terminal_{number}"] = np.array([0, 0, 0, number == 9], np.float32)
+            columns[f"{key}_{number}"] = value + (key == "reward") * number
+        columns[f"terminal_{number}"] = np.array([0, 0, 0, number == 10], np.float32)
         columns[f"next_observation_{number}"] = FILE["next_observations"]
     np.savez(tmp_path / "a.npz", **columns)
     found = npz.load(config(path=str(tmp_path / "a.npz")))
-    assert found.reward.tolist() == [1, 2, 3, 4, 101, 102, 103, 104]
-    assert found.terminal.tolist() == [i == 3 for i in range(8)]
-    assert found.timeout.tolist() == [i == 7 for i in range(8)]
+    assert found.reward.tolist() == [4, 5, 6, 7, 11, 12, 13, 14]
+    assert found.terminal.tolist() == [i == 7 for i in range(8)]
+    assert found.timeout.tolist() == [i == 3 for i in range(8)]
     del columns["reward_10"]
     np.savez(tmp_path / "b.npz", **columns)
     with pytest.raises(UserError, match="lacks some: reward_10"):

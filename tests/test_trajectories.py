@@ -65,6 +65,8 @@ def test_an_episode_of_one_cut_row_vanishes_alone():
     found = make([0, 0, 0, 1], [0, 1, 1, 0], next_observation=False)
     assert found.reward.tolist() == [0, 3]
     assert trajectories_lib.lengths(found).tolist() == [1, 1]
+    found = make([0, 1, 0], next_observation=False)
+    assert found.terminal.tolist() == [False, True] and not found.timeout.any()
     with pytest.raises(UserError, match="one row long"):
         make([0, 0], [1, 1], next_observation=False)
 
@@ -156,6 +158,9 @@ def test_top_keeps_the_best_episodes_in_their_order():
     hundred = make(terminal=np.ones(100))
     kept = trajectories_lib.dataset(hundred, config(top=0.29))
     assert kept.info["num_episodes"] == 29  # 0.29 * 100 is 28.999999999999996
+    tied = hundred._replace(reward=np.ones(100, np.float32))
+    kept = trajectories_lib.dataset(tied, config(top=0.5))
+    assert kept.train["observation"][:, 0].tolist() == list(range(50))
     with pytest.raises(UserError, match="leaves none to train on"):
         trajectories_lib.dataset(found, config(top=0.25, valid_fraction=0.5))
 
