@@ -1,0 +1,308 @@
+"""Simulated trajectories: perturb the data's actions, ask a world model what follows.
+
+OTTO (arXiv 2404.10393) states long simulations by a world model under perturbed
+offline actions, a World Evaluator that corrects them, and training on original and
+simulated data together. Its strategies, constants and formulas are not known to us: the
+sources of trajectories, the action rules and every default here are our own choice.
+
+One interface for transformers and MLP ensembles (`world_model.Prediction`).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec.methods import world_evaluator
+from jaxrec.methods.world_model import Prediction
+from jaxrec.methods.world_rollout import ACTION_RULES, FOLLOWS_SOURCE, Tools
+from jaxrec.methods.world_rollout import rollout as rollout
+from jaxrec.methods.world_sources import (
+    SOURCES,
+    draw,
+    episodes,
+    lookups,
+    search,
+    spaced,
+    windows,
+)
+from jaxrec.types import Array, Batch, Dataset, UserError
+
+HPARAMS = dict(
+    source="top_n",  # random, softmax, softmax_top_n; own choice, not from the paper
+    top_fraction=0.1,  # rho: best episodes by return; own choice, not from the paper
+    temperature=0.3,  # of softmax, in std of returns; own choice, not from the paper
+    action_rule="noise",  # uniform_scale, retrieval, policy; own choice, as above
+    sigma=0.1,  # std of the noise on actions; own choice, not from the paper
+    delta=0.1,  # range of uniform_scale; own choice, not from the paper
+    policy_stage="",  # action_rule=policy: the stage that acts; own choice, as above
+    horizon=20,  # H, steps of a simulation; own choice, the paper says "long"
+    generated=1.0,  # rows, as a share of the data; own choice, not from the paper
+    rollout_member="mean",  # per_step, per_traj; own choice, not from the paper
+    u_kind="pairwise-diff",  # ensemble_std, aleatoric; own choice, not from the paper
+    quantile=0.95,  # theta on held-out windows; own choice, not from the paper
+    kappa=0.0,  # bound on the sum of u, 0 = none; own choice, not from the paper
+    penalty=1.0,  # lambda of penalise; own choice, not from the paper
+    correction="truncate",  # see world_evaluator.judge; own choice, not from the paper
+    termination="auto",  # analytic, learned, none; own choice, not from the paper
+)
+
+MEMBERS = ("mean", "per_step", "per_traj")
+TERMINATIONS = ("auto", "analytic", "learned", "none")
+CHUNK = 512  # rollouts of one compiled call, ours
+HELD_OUT = 4_096  # windows that theta is taken from, at most, ours
+PATIENCE = 20  # chunks, as a multiple of those that full rollouts need, ours
+
+
+def check(config: Any, info: dict[str, Any]) -> None:
+    """Raises UserError for settings that cannot work, before any training."""
+    for field, allowed in (
+        ("source", SOURCES),
+        ("action_rule", ACTION_RULES),
+        ("rollout_member", MEMBERS),
+        ("termination", TERMINATIONS),
+    ):
+        if config[field] not in allowed:
+            raise UserError(
+                f"{field} {config[field]!r} is unknown: use {', '.join(allowed)}"
+            )
+    if not 0 < config.top_fraction <= 1:
+        raise UserError(f"top_fraction={config.top_fraction}: it must be in (0, 1]")
+    for field in ("temperature", "generated", "horizon"):
+        if config[field] <= 0:
+            raise UserError(f"{field}={config[field]}: it must be positive")
+    for field in ("sigma", "delta", "kappa", "penalty"):
+        if config[field] < 0:
+            raise UserError(f"{field}={config[field]}: it must not be negative")
+    if config.action_rule == "policy":
+        stages = info.get("stages", {})
+        if config.policy_stage not in stages:
+            raise UserError(
+                f"action_rule=policy needs an earlier stage as policy_stage, got "
+                f"{config.policy_stage!r}: use one of {sorted(stages)}"
+            )
+        method = stages[config.policy_stage][1]
+        if method.act is None or method.memory is not None:
+            raise UserError(
+                f"policy_stage={config.policy_stage!r}: its method cannot act on "
+                "single observations; use one that can, such as td3bc"
+            )
+
+
+def termination(config: Any, info: dict[str, Any], has_head: bool):
+    """(s' float[B, od], logit float[B] or None) -> bool[B]; None for never.
+
+    `auto` is the analytic rule where the environment has one, else the learned head
+    where the model has one. Rules see observations in the simulator's units.
+    """
+    from jaxrec.envs import gym  # methods need no simulator, only its rule
+
+    kind, env_id = config.termination, info.get("env_id", "")
+    rule = gym.terminated(env_id)
+    if kind == "auto":
+        kind = "analytic" if rule else "learned" if has_head else "none"
+    if kind == "analytic" and rule is None:
+        raise UserError(
+            f"termination=analytic: no rule for {env_id or 'unknown environments'!r}; "
+            "use learned or none, or set data.env_id"
+        )
+    if kind == "learned" and not has_head:
+        raise UserError("termination=learned: the world model has no termination head")
+    if kind == "analytic":
+        return lambda s, logit: rule(s)
+    if kind == "learned":
+        return lambda s, logit: logit > 0
+    return None
+
+
+def make_produce(
+    config: Any,
+    info: dict[str, Any],
+    predict: Callable[[Any, Batch], Prediction],
+    context: int,
+) -> Callable[[Any, Dataset, Array], dict[str, np.ndarray]]:
+    """produce(state, dataset, key) -> simulated transitions as numpy columns.
+
+    Columns of a transition batch, and source int32 (episode of the training rows),
+    start int32 (its step), uncertainty, corrected (1.0 = the evaluator changed the
+    row) and cut (1.0 = the evaluator ended the simulation after the row). Rows of one
+    simulation are contiguous; `timestep` counts from 0 and starts anew after a dropped
+    row, so that windows are unbroken; `return_to_go` sums the simulated rewards.
+    terminal is 1.0 only for an end of the environment: at a cut one may bootstrap.
+
+    Raises UserError for settings that cannot work, without held-out rows where the
+    evaluator needs a threshold, and where it truncates nearly everything.
+    """
+    check(config, info)
+    evaluator = world_evaluator.make(config)
+    rule = ACTION_RULES[config.action_rule]
+    method = None
+    if config.action_rule == "policy":
+        method = info["stages"][config.policy_stage][1]
+
+    @jax.jit
+    def uncertainty(state, window):
+        return evaluator.uncertainty(predict(state, window))
+
+    @jax.jit
+    def simulate(state, tables, theta, window, planned, available, key):
+        scales = state.extra.scales
+        shape = jax.eval_shape(predict, state, window)
+        ends = termination(config, info, shape.terminal is not None)
+        tools = Tools(
+            act=method and (lambda s, key: method.act(state.extra.agent, s, key)),
+            retrieve=search(scales, tables.get("best"), "action"),
+            nearest=search(scales, tables.get("any"), "observation"),
+        )
+        return rollout(
+            predict,
+            state,
+            scales,
+            window,
+            planned,
+            key,
+            rule=rule,
+            config=config,
+            tools=tools,
+            evaluator=evaluator._replace(theta=theta),
+            ends=ends,
+            member=config.rollout_member,
+            available=available,
+        )
+
+    def produce(state: Any, dataset: Dataset, key: Array) -> dict[str, np.ndarray]:
+        train = dataset.train
+        table = episodes(train)
+        theta = math.inf
+        if evaluator.corrections:
+            theta = threshold(uncertainty, state, dataset, context, config.quantile)
+        tables = lookups(config, evaluator.corrections, train, table)
+        wanted = max(1, math.ceil(config.generated * len(train["reward"]) - 1e-9))
+        size = min(CHUNK, -(-wanted // config.horizon))
+        limit = PATIENCE * -(-wanted // (size * config.horizon))
+        parts, rows, chunk = [], 0, 0
+        while rows < wanted:
+            if chunk == limit:
+                raise UserError(
+                    f"the World Evaluator left {rows:,} of {wanted:,} rows after "
+                    f"{chunk * size:,} simulations (u_kind={config.u_kind}, theta="
+                    f"{theta:.4g}, correction={config.correction}): train the world "
+                    "model longer, raise quantile, lower sigma or horizon, or use "
+                    "correction=penalise"
+                )
+            key_draw, key_chunk = jax.random.split(jax.random.fold_in(key, chunk))
+            source, start = draw(config, table, context, size, key_draw)
+            row = table["first"][source] + start
+            step = np.arange(config.horizon)[None, :]
+            left = (table["length"][source] - start)[:, None]
+            index = row[:, None] + np.minimum(step, left - 1)
+            available = np.ones(index.shape, bool)
+            if config.action_rule in FOLLOWS_SOURCE:
+                available = step < left
+            found = simulate(
+                state,
+                tables,
+                jnp.float32(theta),
+                windows(train, row, context),
+                np.asarray(train["action"][index]),
+                available,
+                key_chunk,
+            )
+            parts.append(columns(jax.device_get(found), source, start))
+            rows, chunk = rows + len(parts[-1]["reward"]), chunk + 1
+        joined = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+        return finish({k: array[:wanted] for k, array in joined.items()})
+
+    return produce
+
+
+def threshold(
+    uncertainty: Callable[[Any, Batch], Array],
+    state: Any,
+    dataset: Dataset,
+    context: int,
+    quantile: float,
+) -> float:
+    """theta: the quantile of u on windows of held-out episodes.
+
+    Training windows would not do: u is too small there. uncertainty: (state, window) ->
+    float[B], jitted. Raises UserError where nothing is held out.
+    """
+    if "valid" not in dataset.evals:
+        raise UserError(
+            "the World Evaluator takes its threshold from held-out episodes: set the "
+            "stage's data.valid_fraction (such as 0.1), or correction=none"
+        )
+    held_out = dataset.evals["valid"]
+    rows = spaced(np.arange(len(held_out["reward"])), HELD_OUT)
+    found = []
+    for first in range(0, len(rows), CHUNK):
+        # Every call has the same shape: the last one repeats its last row.
+        index = rows[np.minimum(np.arange(first, first + CHUNK), len(rows) - 1)]
+        found.append(np.asarray(uncertainty(state, windows(held_out, index, context))))
+    u = np.concatenate(found)[: len(rows)]
+    return world_evaluator.quantile(jnp.asarray(u), quantile)
+
+
+def columns(
+    found: dict[str, np.ndarray], source: np.ndarray, start: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The kept rows of rollouts [B, H, ...], one rollout after the other: [rows, ...].
+
+    `begins` marks the first row of an unbroken piece.
+    """
+    keep = found["keep"]
+    before = np.pad(keep, ((0, 0), (1, 0)))[:, :-1]
+    after = np.pad(found["cut"], ((0, 0), (0, 1)))[:, 1:]
+    shape = keep.shape
+    both = dict(
+        observation=found["observation"],
+        action=found["action"],
+        reward=found["reward"],
+        next_observation=found["next_observation"],
+        terminal=found["terminal"].astype(np.float32),
+        valid_next=np.ones(shape, np.float32),
+        source=np.broadcast_to(source[:, None].astype(np.int32), shape),
+        start=np.broadcast_to(start[:, None].astype(np.int32), shape),
+        uncertainty=found["uncertainty"],
+        corrected=found["changed"].astype(np.float32),
+        cut=after.astype(np.float32),
+        begins=~before,
+    )
+    return {name: array[keep] for name, array in both.items()}
+
+
+def finish(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Replace `begins` by timestep int32[N] and return_to_go float32[N]."""
+    first = np.flatnonzero(rows["begins"])
+    length = np.diff(first, append=len(rows["reward"]))
+    total = np.cumsum(rows["reward"], dtype=np.float64)
+    to_go = np.repeat(total[first + length - 1], length) - total + rows["reward"]
+    timestep = np.arange(len(total)) - np.repeat(first, length)
+    return {name: array for name, array in rows.items() if name != "begins"} | dict(
+        timestep=timestep.astype(np.int32), return_to_go=to_go.astype(np.float32)
+    )
+
+
+def summary(artefact: Batch, info: dict[str, Any] | None = None) -> dict[str, float]:
+    """What was produced, in numbers for the log.
+
+    With the `info` of the data, `reward_data` stands beside the mean reward.
+    """
+    u, first = artefact["uncertainty"], artefact["timestep"] == 0
+    found = dict(
+        rows=len(u),
+        length=len(u) / first.sum(),
+        reward=artefact["reward"].mean(),
+        terminal=artefact["terminal"].mean(),
+        corrected=artefact["corrected"].mean(),
+        truncated=artefact["cut"].sum() / first.sum(),
+        sources=len(np.unique(artefact["source"])),
+    )
+    found |= {f"u_{round(100 * q)}": np.quantile(u, q) for q in (0.5, 0.9, 0.99)}
+    if info is not None:
+        found["reward_data"] = info["reward_mean"]
+    return {name: float(value) for name, value in found.items()}
