@@ -195,10 +195,10 @@ def metrics_summary(lines: list[dict[str, Any]]) -> dict[str, Any]:
     best: dict[str, Any] = {}
     for line in lines:
         for name, value in line.items():
-            if name in ("step", "wall") or value is None:
+            if name in ("step", "wall"):
                 continue
-            last[name] = value
-            if not name.startswith("train/"):
+            last[name] = value  # null where it was not finite: a reader must see it
+            if value is not None and not name.startswith("train/"):
                 choice = np.minimum if falls(name) else np.maximum
                 old = best.get(name, value)
                 both = choice(np.asarray(value, float), np.asarray(old, float))

@@ -100,6 +100,31 @@ class Scales:
         return (reward - self.reward_mean) / self.reward_std
 
 
+@struct.dataclass
+class Extra:
+    """`TrainState.extra` of a world model.
+
+    `agent`: the state of the stage named by `policy_stage`, for the action rule
+    "policy"; None otherwise.
+    """
+
+    scales: Scales
+    agent: TrainState | None = None
+
+
+def extra(config: Any, info: dict[str, Any], earlier: dict[str, TrainState]) -> Extra:
+    """From the data's facts and the states of earlier stages.
+
+    Raises UserError when the stage that `policy_stage` names was not handed over.
+    """
+    stage = config.policy_stage
+    if stage and stage not in earlier:
+        raise UserError(
+            f"policy_stage={stage!r}: name an earlier stage, and in `uses` too"
+        )
+    return Extra(scales(info), earlier[stage] if stage else None)
+
+
 def scales(info: dict[str, Any]) -> Scales:
     """From the facts of a data set."""
     return Scales(
@@ -150,3 +175,31 @@ def resample(batch: Batch, key: Array, members: int, bootstrap: bool) -> Batch:
 def mean_over_members(x: Array) -> Array:
     """Mean over axis 0, exactly x[0] when all members agree."""
     return x[0] + jnp.mean(x - x[:1], axis=0)
+
+
+def make_eval_step(predict: Callable[..., Prediction]) -> Callable:
+    """Sums over a held-out batch of windows, of the newest step of each.
+
+    `nll` of the members' Gaussians, their mean; `state_mse_error` (in units of
+    `delta_std`) and `reward_mae` (raw units) of the ensemble's mean prediction.
+    """
+
+    def eval_step(state: TrainState, batch: Batch, key: Array) -> dict[str, Array]:
+        scales = state.extra.scales
+        found = predict(state, batch)
+        newest = {name: batch[name][:, -1] for name in ("observation", "reward")}
+        target = scales.delta(newest["observation"], batch["next_observation"][:, -1])
+        weight = batch["weight"] * batch["valid_next"][:, -1]
+        size = target.shape[-1]
+        log_var = found.log_var[..., :size]
+        nll = jnp.square(found.mean - target[None]) * jnp.exp(-log_var) + log_var
+        error = jnp.square(mean_over_members(found.mean) - target)
+        reward = mean_over_members(found.reward) - newest["reward"]
+        return dict(
+            nll=jnp.sum(weight * jnp.mean(jnp.sum(nll, axis=-1), axis=0)),
+            state_mse_error=jnp.sum(weight * jnp.mean(error, axis=-1)),
+            reward_mae=jnp.sum(weight * jnp.abs(reward)),
+            count=jnp.sum(weight),
+        )
+
+    return eval_step
