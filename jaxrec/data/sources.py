@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxrec.data import d4rl, gym, minari, npz, toy
-from jaxrec.data.trajectories import Trajectories, dataset, validate
+from jaxrec.data.trajectories import Trajectories, dataset
 from jaxrec.types import Dataset
 
 
@@ -15,7 +15,7 @@ def offline_rl(load: Callable[[Any], Trajectories]) -> Callable[[Any], Dataset]:
         trajectories = load(config)
         if config.env_id:
             trajectories.info["env_id"] = config.env_id
-        return dataset(validate(trajectories), config)
+        return dataset(trajectories, config)
 
     return source
 
