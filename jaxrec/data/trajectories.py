@@ -200,6 +200,7 @@ def dataset(trajectories: Trajectories, config: Any) -> Dataset:
         num_episodes=len(score),
         window=int(config.window),
         trajectories=trajectories,
+        valid_rows=valid_rows,  # int64, rows of `trajectories` in evals["valid"]
     )
     return Dataset(train=train, evals=evals, info=info, window=int(config.window))
 
