@@ -30,6 +30,10 @@ HPARAMS = dict(
     weight=5.0,  # of the regulariser, kit for all locomotion sets (CORL: 10)
     temperature=1.0,  # of the log-sum-exp, kit
     num_actions=10,  # sampled from each of the three distributions, kit
+    # Of the sampled actions, how many a state are valued in one product. Ours, on speed
+    # and memory alone: one is 12 % faster on a CPU, whose caches hold [2, 256, 256]; on
+    # an accelerator take all, 30.
+    actions_at_once=1,
     reward_shift=0.0,  # added to every reward before scaling, kit
     reward_scale=1.0,  # kit
     widths=(256, 256, 256),  # kit
@@ -122,28 +126,30 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         next_v = jnp.min(critics.apply(state.target_params, s_next, a_next), axis=0)
         y = value.bellman_target(reward, batch["terminal"], next_v, config.gamma)
 
-        # Actions to push down, all valued at s: pi(s), pi(s'), uniform. The network's
-        # output is shared by the samples of a state.
-        samples = jax.vmap(sample, (None, None, 0), 1)
-        shape = (num, rows, size)
+        # Actions to push down, all valued at s: pi(s), pi(s'), uniform. [K, B, ad].
+        # The network's output is shared by the samples of a state.
+        samples, shape = jax.vmap(sample, (None, None, 0)), (num, rows, size)
         here, log_here = samples(mean, log_std, jax.random.normal(key_here, shape))
         there, log_there = samples(
             mean_next, log_std_next, jax.random.normal(key_there, shape)
         )
-        uniform = jax.random.uniform(key_uniform, (rows, num, size), minval=-1.0)
-        log_uniform = jnp.full((rows, num), size * math.log(0.5))
+        uniform = jax.random.uniform(key_uniform, shape, minval=-1.0)
+        log_uniform = jnp.full((num, rows), size * math.log(0.5))
         # An infinite density takes an action out of the sum.
-        log_there = jnp.where(batch["valid_next"][:, None] > 0, log_there, jnp.inf)
-        a_cat = jnp.concatenate([here, there, uniform], axis=1)
-        log_cat = jnp.concatenate([log_here, log_there, log_uniform], axis=1)
-        s_cat = jnp.broadcast_to(s[:, None], (rows, 3 * num, s.shape[-1]))
+        log_there = jnp.where(batch["valid_next"][None] > 0, log_there, jnp.inf)
+        a_cat = jnp.concatenate([here, there, uniform])
+        log_cat = jnp.concatenate([log_here, log_there, log_uniform])
 
-        regulariser = jax.vmap(value.cql_regulariser, (0, None, 0, None))  # critics
-        regulariser = jax.vmap(regulariser, (1, 0, 1, None))  # batch
+        regulariser = jax.vmap(value.cql_regulariser, (1, None, 0, None))  # critics
+        regulariser = jax.vmap(regulariser, (2, 1, 1, None))  # batch
 
         def critic_loss(params_critic: Any) -> tuple[Array, tuple[Array, Array, Array]]:
             q = critics.apply(params_critic, s, a)
-            q_cat = critics.apply(params_critic, s_cat, a_cat)
+            q_cat = jax.lax.map(
+                lambda a_k: critics.apply(params_critic, s, a_k),
+                a_cat,
+                batch_size=config.actions_at_once,
+            )
             td = jnp.mean(jax.vmap(value.critic, (1, 0))(q, y))
             gap = regulariser(q_cat, log_cat, q, config.temperature)
             gap = jnp.mean(jnp.sum(gap, axis=1))
