@@ -74,19 +74,25 @@ def task_scores(
 ) -> dict[str, dict[str, list[np.ndarray]]]:
     """ "last" and "best" -> method -> finite scores [S] on each task all methods have.
 
-    A method is a config without the field `task`; a run scores in its last stage
-    that has the metric. "best" only where all runs tell it. Raises UserError when
-    nothing can be compared.
+    A method is a config without the field `task`, or a stage of it where several have
+    the metric. "best" only where all runs tell it. Raises UserError when nothing can
+    be compared.
     """
     fields = sorted({f for r in runs for f in r.config})
     if task not in fields:
         raise UserError(f"--task={task} is no config field{_nearest(task, fields)}")
     table: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for method, group in group_runs((r for r in runs if r.done), (task,)).items():
+    groups = group_runs((r for r in runs if r.done), (task,))
+    for label, group in groups.items():
         for run in group:
-            place = table.setdefault(method, {}).setdefault(str(run.config[task]), {})
             parts = run.summary["stages"]
-            for stage in [s for s in parts if metric in parts[s]["last"]][-1:]:
+            stages = [s for s in parts if metric in parts[s]["last"]]
+            for stage in stages:
+                method = label if len(stages) == 1 else f"{label} {stage}"
+                if len(groups) == 1 < len(stages):
+                    method = stage
+                tasks = table.setdefault(method, {})
+                place = tasks.setdefault(str(run.config[task]), {})
                 for which in ("last", "best"):
                     values = scores([run], stage, which, metric)
                     place.setdefault(which, []).extend(values[np.isfinite(values)])

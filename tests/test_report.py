@@ -318,3 +318,25 @@ def test_import_is_light():
     code = "import sys, jaxrec.report; print({'jax', 'matplotlib'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.stdout == "set()\n", found.stderr
+
+
+def test_stages_of_one_run_are_methods_of_the_comparison(tmp_path):
+    """Base and variant as two stages: a paired comparison without a second run."""
+    for task in ("a", "b"):
+        for seed in (0, 1):
+            folder = tmp_path / f"{task}{seed}"
+            folder.mkdir()
+            config = dict(name="study", seed=seed, num_seeds=1, data=dict(name=task))
+            config["stages"] = ["base", "more"]
+            stage = dict(steps=10, best={})
+            stages = {
+                "base": stage | {"last": {"eval/normalized_score": 10.0 + seed}},
+                "more": stage | {"last": {"eval/normalized_score": 20.0 + seed}},
+            }
+            summary = dict(name="study", stages=stages, seed=seed, num_seeds=1)
+            (folder / "config.json").write_text(json.dumps(config))
+            (folder / "summary.json").write_text(json.dumps(summary))
+    text = report.report([str(tmp_path)], tmp_path / "out", iqm_metric="eval/normalized_score")
+    lines = [line for line in text.splitlines() if line.startswith("| base")]
+    assert any("10.5" in line for line in lines)
+    assert any("| more" in line and "| 0 [0, 0]" in line for line in lines)

@@ -1,0 +1,169 @@
+"""What every method must pass, found through the configs: nothing to add for a new one.
+
+Each name in METHODS is taken from the first config with a stage that runs it, on the
+toy system, small.
+"""
+
+import functools
+import importlib
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from jaxrec import evaluators, experiment, program, seeds, sharding, train
+from jaxrec.data import loader
+from jaxrec.errors import Interrupted
+from jaxrec.methods import METHODS
+
+CONFIGS = sorted(
+    path.stem
+    for path in (Path(__file__).parents[1] / "configs").glob("*.py")
+    if path.stem not in ("__init__", "behaviour")
+)
+
+
+def smoke(name) -> ConfigDict:
+    config = importlib.import_module(f"configs.{name}").get_config("smoke")
+    config.data.source, config.data.rows = "toy", 1_000
+    config.mesh = dict(data=1, model=1)
+    for stage in config.stages:
+        config[stage].batch_size = 32
+    return config
+
+
+@functools.cache
+def stages_of(method):
+    """(config, stage's name) of the first config that runs the method."""
+    for name in CONFIGS:
+        config = smoke(name)
+        for stage in config.stages:
+            if config[stage].method == method or (
+                method in config[stage] and len(config.stages) == 1
+            ):
+                return config, stage
+    raise LookupError(f"no config runs the method {method!r}")
+
+
+def build(method, tmp_path, mesh=(1, 1), num_seeds=1):
+    """The stage that runs the method, and states of the stages that it uses."""
+    config, wanted = stages_of(method)
+    config = ConfigDict(config)
+    config.num_seeds = num_seeds
+    config.data.data_dir = str(tmp_path / "data")
+    for stage in config.stages:
+        config[stage].mix.fraction = 0.0  # artefacts have their own tests
+    config = experiment.resolve(config)
+    finished = {}
+    for name in config.stages:
+        stage = experiment.build(
+            config, name, tmp_path, sharding.make_mesh(*mesh), finished
+        )
+        earlier = {used: finished[used][1] for used in stage.config.uses}
+        if name == wanted:
+            return stage, earlier
+        finished[name] = (stage, train.initial_state(stage, earlier))
+    raise AssertionError
+
+
+def run(stage, earlier, folder, steps, stop_at=None):
+    """Train `steps`; the `stop_at`-th look for a signal, one every 5, finds one."""
+    section = ConfigDict(stage.config.to_dict())
+    section.update(steps=steps, log_every=5, eval_every=0, checkpoint_every=0)
+    section.steps_per_call = 5
+    looks = iter(range(1, 10**6))
+    asked = lambda: 15 if next(looks) == stop_at else 0  # noqa: E731
+    return train.train(stage._replace(config=section), folder, {}, earlier, asked)[0]
+
+
+def test_every_method_has_a_config():
+    for method in METHODS:
+        assert stages_of(method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_steps_are_finite_and_one_batch_is_learnt(tmp_path, method):
+    stage, earlier = build(method, tmp_path)
+    state = train.initial_state(stage, earlier)
+    before = state
+    batch = loader.host_batch(stage.dataset, 32, np.uint32(0), 0)
+    key = jax.random.key(0)
+
+    @jax.jit
+    def steps(state):
+        def body(state, _):
+            state, metrics = stage.method.train_step(state, batch, key)
+            return state, metrics
+
+        return jax.lax.scan(body, state, length=60)
+
+    state, metrics = steps(state)
+    assert int(state.step) == 60
+    for name, value in metrics.items():
+        assert value.shape == (60,) and np.isfinite(value).all(), name
+    loss = np.asarray(metrics["loss"])
+    assert loss[-10:].mean() < loss[:3].mean()
+    jax.tree.map(lambda a, b: a.shape == b.shape or 1 / 0, before, state)
+    moved = [
+        bool((np.asarray(a) != np.asarray(b)).any())
+        for a, b in zip(jax.tree.leaves(before.params), jax.tree.leaves(state.params))
+    ]
+    assert np.mean(moved) > 0.5
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_resume_is_exact(tmp_path, method):
+    stage, earlier = build(method, tmp_path)
+    whole = run(stage, earlier, tmp_path / "whole", 20)
+    with pytest.raises(Interrupted, match="saved at step 10"):
+        run(stage, earlier, tmp_path / "parts", 20, stop_at=2)
+    parts = run(stage, earlier, tmp_path / "parts", 20)
+    jax.tree.map(np.testing.assert_array_equal, whole, parts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("mesh", [(8, 1), (4, 2)])
+def test_meshes_agree(tmp_path, method, mesh):
+    """Ten steps: chaos takes the sums' other order apart after that."""
+    one = run(*build(method, tmp_path), tmp_path / "one", 10)
+    many = run(*build(method, tmp_path, mesh), tmp_path / "many", 10)
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(many.params)):
+        np.testing.assert_allclose(a, b, rtol=2e-2, atol=2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_seeds_in_one_program_equal_separate_runs(tmp_path, method):
+    stage, earlier = build(method, tmp_path, num_seeds=2)
+    many = run(stage, earlier, tmp_path / "many", 10)
+    for number in range(2):
+        alone, before = build(method, tmp_path)
+        alone = alone._replace(seed=stage.seed + number)
+        before = {name: seeds.pick(state, number, 2) for name, state in earlier.items()}
+        one = run(alone, before, tmp_path / str(number), 10)
+        picked = seeds.pick(many, number, 2)
+        for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(picked.params)):
+            np.testing.assert_allclose(a, b, rtol=2e-2, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_smoke_form_of_every_config(tmp_path, name):
+    config = smoke(name)
+    config.data.data_dir = str(tmp_path / "data")
+    for stage in config.stages:
+        config[stage].update(steps=20, log_every=10, eval_every=0, steps_per_call=10)
+        config[stage].checkpoint_every = 0
+        config[stage].evals = tuple(e for e in config[stage].evals if e != "simulator")
+    summary = experiment.run(config, tmp_path / "run")
+    assert set(summary["stages"]) == set(config.stages)
+    for stage in summary["stages"].values():
+        assert np.isfinite(stage["last"]["train/loss"])
+
+
+def test_all_tables_hold_callables():
+    assert all(map(callable, METHODS.values()))
+    assert all(map(callable, evaluators.EVALS.values()))
+    assert program.steps_per_call(smoke("td3bc").train) == 50
