@@ -336,7 +336,9 @@ def test_stages_of_one_run_are_methods_of_the_comparison(tmp_path):
             summary = dict(name="study", stages=stages, seed=seed, num_seeds=1)
             (folder / "config.json").write_text(json.dumps(config))
             (folder / "summary.json").write_text(json.dumps(summary))
-    text = report.report([str(tmp_path)], tmp_path / "out", iqm_metric="eval/normalized_score")
+    text = report.report(
+        [str(tmp_path)], tmp_path / "out", iqm_metric="eval/normalized_score"
+    )
     lines = [line for line in text.splitlines() if line.startswith("| base")]
     assert any("10.5" in line for line in lines)
     assert any("| more" in line and "| 0 [0, 0]" in line for line in lines)
