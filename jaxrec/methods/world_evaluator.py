@@ -17,16 +17,24 @@ from jaxrec.methods.world_model import Prediction, mean_over_members
 from jaxrec.types import Array, UserError
 
 
+def deviation(mean: Array) -> Array:
+    """mu_e - mean_e mu_e, float[E, B, od]; exactly 0 where all members agree.
+
+    By comparison: when XLA fuses this with a product before it, the difference of equal
+    numbers is that of a rounded and an unrounded one.
+    """
+    agree = jnp.all(mean == mean[:1], axis=0, keepdims=True)
+    return jnp.where(agree, 0.0, mean - mean_over_members(mean)[None])
+
+
 def pairwise_diff(prediction: Prediction) -> Array:
     """max_e ||mu_e - mean_e mu_e||_2: float[B]. Zero when members agree."""
-    centre = mean_over_members(prediction.mean)
-    return jnp.max(jnp.linalg.norm(prediction.mean - centre[None], axis=-1), axis=0)
+    return jnp.max(jnp.linalg.norm(deviation(prediction.mean), axis=-1), axis=0)
 
 
 def ensemble_std(prediction: Prediction) -> Array:
     """sqrt(mean_d var_e mu_ed): float[B]."""
-    centre = mean_over_members(prediction.mean)
-    variance = jnp.mean(jnp.square(prediction.mean - centre[None]), axis=0)
+    variance = jnp.mean(jnp.square(deviation(prediction.mean)), axis=0)
     return jnp.sqrt(jnp.mean(variance, axis=-1))
 
 
@@ -132,10 +140,11 @@ def judge(
 def nearest_rows(query: Array, table: Array) -> Array:
     """Row of `table` nearest to each query in L2: int32[B].
 
-    query: float[B, n]; table: float[R, n]. One matrix product; the query's own norm
-    does not change the order.
+    query: float[B, n]; table: float[R, n]. One matrix product, in full precision also
+    on accelerators; the query's own norm does not change the order.
     """
-    distance = jnp.sum(jnp.square(table), axis=-1)[None, :] - 2 * query @ table.T
+    product = jnp.matmul(query, table.T, precision="highest")
+    distance = jnp.sum(jnp.square(table), axis=-1)[None, :] - 2 * product
     return jnp.argmin(distance, axis=-1)
 
 
