@@ -185,7 +185,7 @@ def choose(what: str, name: str, table: dict[str, Any]) -> Any:
     """table[name], or a UserError with the nearest names."""
     if name in table:
         return table[name]
-    near = difflib.get_close_matches(name, table) or sorted(table)
+    near = difflib.get_close_matches(str(name), table) or sorted(table)
     raise UserError(f"{what} {name!r} is unknown; did you mean {', '.join(near)}?")
 
 

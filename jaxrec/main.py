@@ -33,6 +33,9 @@ def main(argv: list[str]) -> int:
         return fail(f"unexpected argument {argv[1]!r}: flags start with --")
     if CONFIG.value is None:
         return fail("no config: for example --config=configs/otto.py")
+    path = config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]
+    if not Path(path).is_file():  # the flag's parser defers this until it is used
+        return fail(f"no config file {path}: for example --config=configs/otto.py")
     from jaxrec import experiment, report  # after --help, which needs no JAX
 
     workdir = Path(WORKDIR.value or Path("runs") / CONFIG.value.name)
@@ -62,11 +65,12 @@ def fail(message: str) -> int:
 def parse(argv: list[str]) -> list[str]:
     """absl's parser, with faults of the flags and the config file as one line."""
     try:
-        return app.parse_flags_with_usage(argv)
-    except (UserError, AttributeError, KeyError, ValueError, TypeError, OSError) as e:
-        sys.exit(fail(f"{e} (see --help)"))
-    except (flags.Error, SyntaxError, ImportError) as e:
-        sys.exit(fail(f"{e} (see --help)"))
+        return flags.FLAGS(argv)
+    except Exception as error:  # a config file may raise anything
+        # absl quotes the whole traceback of a config file, and ConfigDict the text of a
+        # KeyError, quotes and escapes included; the last line says why.
+        text = str(error).encode().decode("unicode_escape").strip().strip("'\"")
+        sys.exit(fail(f"{text.splitlines()[-1]} (see --help)"))
 
 
 def cli() -> None:
