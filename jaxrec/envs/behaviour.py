@@ -175,6 +175,8 @@ def train(config, workdir, say=print):
     rows = np.zeros((config.block, 2 * od + ad + 2), np.float32)
     actor = jax.tree.map(np.asarray, state.actor)
     began, cpu_update, saved = time.time(), 0.0, 0
+    flags = [flag for flag in sys.argv[1:] if not flag.startswith("--workdir")]
+    command = " ".join(["python -m jaxrec.envs.behaviour", *flags])
     for step in range(0, config.num_steps, config.block):
         for row in range(0, config.block, config.num_envs):
             if step < config.start_steps:
@@ -214,6 +216,7 @@ def train(config, workdir, say=print):
                 env=config.env,
                 step=saved,
                 seed=config.seed,
+                command=command,
                 evaluation=returns,
             )
             temporary.replace(workdir / f"{saved:07d}.npz")

@@ -50,11 +50,7 @@ def select(workdir: Path | str, out: Path | str = WEIGHTS) -> list[Path]:
     paths = []
     for name, i in chosen.items():
         paths.append(Path(out) / f"{env_id}_{name}.npz")
-        command = (
-            "python -m jaxrec.envs.behaviour --config=configs/behaviour.py "
-            f"--config.env={env_id} --config.seed={int(runs[i]['seed'])}"
-        )
-        np.savez_compressed(paths[-1], **runs[i], name=name, command=command)
+        np.savez_compressed(paths[-1], **runs[i], name=name)
     return paths
 
 
