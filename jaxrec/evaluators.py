@@ -56,6 +56,8 @@ def simulator(config: Any, method: Method, dataset: Dataset) -> Callable[..., Me
     env_id, episodes = dataset.info["env_id"], config.eval.episodes
     act = jax.jit(method.act)
     try:
+        if not env_id:
+            raise UserError("the data name no simulator, set data.env_id if it has one")
         envs = [gym.make(env_id) for _ in range(episodes)]
     except UserError as error:
         logs.say(f"no roll-outs: {error}; fitted Q evaluation takes their place")

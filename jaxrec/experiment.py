@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from jaxrec import evaluators, logs, report, seeds, sharding, train
+from jaxrec import evaluators, logs, report, seeds, sharding, statistics, train
 from jaxrec import workdir as workdir_lib
 from jaxrec.data import cache
 from jaxrec.data.sources import SOURCES
@@ -203,7 +203,15 @@ def metrics_summary(lines: list[dict[str, Any]]) -> dict[str, Any]:
                 old = best.get(name, value)
                 both = choice(np.asarray(value, float), np.asarray(old, float))
                 best[name] = logs.plain(both)
-    return {"last": last, "best": best}
+    several = {name: x for name, x in last.items() if isinstance(x, list)}
+    if not several:
+        return {"last": last, "best": best}
+    # Mean and 95% Student t interval over the seeds: [middle, low, high].
+    interval = {
+        name: logs.plain(statistics.estimate(np.array(value, float)))
+        for name, value in several.items()
+    }
+    return {"last": last, "best": best, "interval": interval}
 
 
 def falls(name: str) -> bool:

@@ -159,13 +159,19 @@ def make(config: Any, info: dict[str, Any]) -> Method:
 
 
 def reward_scale(return_range: float, info: dict[str, Any]) -> float:
-    """`return_range` / (largest - smallest return of an episode); 1 if it is 0."""
+    """`return_range` / (largest - smallest return of an episode); 1 if it is 0.
+
+    The range reaches down to 0 at least (ours): on D4RL's sets some episode returns
+    about 0, and the official formula is met; where all episodes return alike it would
+    blow up the rewards, and with them the weights of the policy.
+    """
     if not return_range:
         return 1.0
     low, high = float(info["return_min"]), float(info["return_max"])
+    low, high = min(low, 0.0), max(high, 0.0)
     if not high > low:
         raise UserError(
-            f"iql scales rewards by the range of returns, but all are {low:g}: set "
+            "iql scales rewards by the range of returns, but all are 0: set "
             "return_range=0"
         )
     return return_range / (high - low)
