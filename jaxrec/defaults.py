@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 OFFLINE_RL_DATA = dict(
     source="gym",  # gym, d4rl, hdf5, minari, npz, toy: see jaxrec.data.sources
     name="Hopper-v4/medium-replay",  # which set of the source
-    path="",  # hdf5, npz: the file
+    path="",  # hdf5, npz: the file, or a folder of .npy files
     env_id="",  # simulator to evaluate in; "" = as the source says
     rows=100_000,  # gym, toy: transitions to collect
     seed=0,  # gym, toy: seed of the collection
@@ -53,7 +53,7 @@ def run(
         headline="eval/normalized_score",  # the metric beside the progress bar
         mesh=dict(data=-1, model=1),  # -1: all devices
         rules=(),  # ((pattern, axes), ...): see jaxrec.sharding
-        device_data_limit=2 << 30,  # bytes; larger sets are streamed from files
+        device_data_limit=1 << 30,  # bytes; larger sets are streamed from files
         **{stage: dict(section) for stage, section in stages.items()},
     )
     unknown = set(fields) - set(config)

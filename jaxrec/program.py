@@ -23,7 +23,7 @@ class Stage(NamedTuple):
     num_seeds: int
     mesh: jax.sharding.Mesh
     rules: tuple[sharding.Rule, ...] = ()
-    device_data_limit: int = 2 << 30  # bytes; larger sets are streamed from the host
+    device_data_limit: int = 1 << 30  # bytes; larger sets are streamed from the host
     headline: str = ""
 
 

@@ -256,3 +256,31 @@ def test_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(UserError, match=r"pip install 'jaxrec\[data\]'"):
         d4rl.load_hdf5(config(path=str(tmp_path / "a.hdf5")))
+
+
+def test_a_folder_of_npy_files_stays_on_the_disk(tmp_path):
+    random = np.random.default_rng(0)
+    columns = dict(
+        observations=random.normal(size=(30, 3)).astype(np.float32),
+        actions=random.uniform(-1, 1, (30, 2)).astype(np.float32),
+        rewards=np.arange(30, dtype=np.float32),
+        next_observations=random.normal(size=(30, 3)).astype(np.float32),
+        terminals=np.arange(30) % 10 == 9,
+    )
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name, column in columns.items():
+        np.save(folder / f"{name}.npy", column)
+    np.savez(tmp_path / "set.npz", **columns)
+    fields = dict(name="", time_limit=0)
+    found = npz.load(ConfigDict(dict(path=str(folder), **fields)))
+    archive = npz.load(ConfigDict(dict(path=str(tmp_path / "set.npz"), **fields)))
+    for ours, theirs in zip(found[:7], archive[:7]):
+        np.testing.assert_array_equal(ours, theirs)
+    base = found.observation
+    while not isinstance(base, np.memmap):
+        base = base.base
+    assert base.filename is not None
+    (folder / "rewards.npy").write_bytes(b"short")
+    with pytest.raises(UserError, match="no readable"):
+        npz.load(ConfigDict(dict(path=str(folder), **fields)))

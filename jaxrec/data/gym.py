@@ -14,11 +14,15 @@ and names always carry the environment id.
 | medium-expert | half the rows medium, then half expert |
 | noisy | expert with a noise drawn per episode from {0.1, 0.2, ..., 0.8} |
 
-Policies act with clipped Gaussian noise of 0.1, as in their training (ours; D4RL
-samples SAC's own stochastic policy). Actions are stored as executed, next observations
-are the true ones also at the time limit, which is a timeout and not a terminal, and
-(qpos, qvel) before each action allow replaying any step. 100,000 rows take about 10 s
-of HalfCheetah, 20 s of Hopper and Walker2d.
+Policies act with clipped Gaussian noise whose size is drawn for each episode (ours;
+D4RL samples SAC's own stochastic policy): expert 0.1, as in training; medium and
+medium-replay from {0.1, 0.2, 0.3, 0.4}. With 0.1 alone the actions of a nearly
+deterministic policy cover too little to tell a better action from a worse one.
+
+Actions are stored as executed, next observations are the true ones also at the time
+limit, which is a timeout and not a terminal, and (qpos, qvel) before each action allow
+replaying any step. 100,000 rows take about 10 s of HalfCheetah, 20 s of Hopper and
+Walker2d.
 """
 
 import difflib
@@ -35,9 +39,9 @@ from jaxrec.data.trajectories import returns as episode_returns
 from jaxrec.envs import gym, policies
 from jaxrec.types import UserError
 
-VERSION = 1  # of the ladder: raise it when weights or the collection change
-NOISE = 0.1
-NOISY = np.arange(1, 9) / 10
+VERSION = 2  # of the ladder: raise it when weights or the collection change
+NOISE = {"expert": (0.1,), "noisy": tuple(np.arange(1, 9) / 10)}
+WIDE = (0.1, 0.2, 0.3, 0.4)  # of the other levels
 ENVS = ("Hopper-v4", "HalfCheetah-v4", "Walker2d-v4")
 LEVELS = ("random", "medium", "medium-replay", "medium-expert", "expert", "noisy")
 
@@ -155,7 +159,7 @@ def _collect(env_id, level, num_rows, seed, progress):
         observation, _ = env.reset(seed=int(random.integers(2**31)))
         if actors:
             chosen = int(used.argmin())
-            sigma = random.choice(NOISY) if level == "noisy" else NOISE
+            sigma = random.choice(NOISE.get(level, WIDE))
             noise = sigma * random.standard_normal((limit, ad))
         else:
             uniform = random.uniform(low, high, (limit, ad))

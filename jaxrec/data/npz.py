@@ -1,4 +1,8 @@
-"""Trajectories from a NumPy archive, the plainest way to bring one's own data.
+"""Trajectories from NumPy files, the plainest way to bring one's own data.
+
+A .npz archive, or for sets larger than memory a folder of .npy files, one a key, which
+stay on the disk (memory-mapped; float32, next_observation.npy among them, or columns
+have to be copied).
 
 Keys, singular or plural: observation, action, reward, terminal, and if known timeout,
 next_observation, qpos, qvel. Either one array each, or one an episode with the
@@ -6,6 +10,7 @@ episode's number behind (observation_0, observation_1, ...), where an episode th
 does not die ends with a timeout.
 """
 
+import contextlib
 import re
 import zipfile
 import zlib
@@ -25,14 +30,15 @@ ENV_ID = re.compile(r"(?:Hopper|HalfCheetah|Walker2d|Ant)-v[45]")
 
 
 def load(config: Any) -> Trajectories:
-    """The archive at `config.path`.
+    """The archive, or folder of .npy files, at `config.path`.
 
     `config.time_limit` (0 = none): a terminal at that step of an episode is the limit,
     not a death. `config.name` names the data in tables, "" takes the name of the file;
     an env id such as Hopper-v4 in either is taken as the simulator.
     """
     path = Path(config.path).expanduser()
-    check_file(path, "an .npz archive")
+    if not path.is_dir():
+        check_file(path, "an .npz archive or a folder of .npy files")
     columns = _merge(_read(path), path)
     name = config.name or path.stem
     env_id = ENV_ID.search(f"{name} {path.stem}")
@@ -52,7 +58,7 @@ def _read(path):
     found = {}
     try:
         # Pickles inside an archive run code when opened: they are refused.
-        with np.load(path, allow_pickle=False) as archive:
+        with _open(path) as archive:
             keys = list(archive)
             for key in keys:
                 if match := pattern.fullmatch(key):
@@ -80,6 +86,17 @@ def _read(path):
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}; found {', '.join(keys)}")
     return found
+
+
+@contextlib.contextmanager
+def _open(path):
+    """A mapping of names to arrays; those of a folder are memory-mapped."""
+    if path.is_dir():
+        files = sorted(path.glob("*.npy"))
+        yield {f.stem: np.load(f, mmap_mode="r", allow_pickle=False) for f in files}
+    else:
+        with np.load(path, allow_pickle=False) as archive:
+            yield archive
 
 
 def _merge(found, path):
