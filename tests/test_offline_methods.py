@@ -233,7 +233,14 @@ def test_mcq_with_lam_one_is_the_soft_critic():
     np.testing.assert_allclose(metrics["loss"], want, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODULES)
+# The other methods' seeds are compared in test_ladder.py, and here with -m slow.
+@pytest.mark.parametrize(
+    "name",
+    [
+        "td3bc",
+        *(pytest.param(m, marks=pytest.mark.slow) for m in MODULES if m != "td3bc"),
+    ],
+)
 def test_seeds_at_once_equal_one_by_one(name):
     method, _, one_step = started(name)
     num, batch = 2, batch_of()
