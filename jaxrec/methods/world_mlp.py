@@ -139,6 +139,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
 
 def as_windows(batch: Batch) -> Batch:
     """Transitions [B, ...] as windows of one step [B, 1, ...]; windows unchanged."""
+    batch = {name: jnp.asarray(array) for name, array in batch.items()}
     if "mask" in batch:
         return batch
     rows = {
