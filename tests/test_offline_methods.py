@@ -212,6 +212,17 @@ def test_iql_scales_rewards_by_the_range_of_returns():
         iql.reward_scale(1000.0, dict(return_min=0, return_max=0))
 
 
+@pytest.mark.parametrize("shape", [(256, 256), (17, 256), (256, 1), (6, 256)])
+def test_orthogonal_kernels(shape):
+    net = control.MLP((shape[1],), 1, "orthogonal")
+    params = net.init(jax.random.key(0), jnp.zeros((1, shape[0])))["params"]
+    kernel = np.asarray(params["Dense_0"]["kernel"])
+    assert kernel.shape == shape
+    gram = kernel @ kernel.T if shape[0] <= shape[1] else kernel.T @ kernel
+    np.testing.assert_allclose(gram, 2 * np.eye(len(gram)), atol=1e-4)
+    assert np.abs(params["Dense_0"]["bias"]).max() == 0
+
+
 def test_cql_gives_one_result_however_many_actions_at_once():
     _, state, _ = started("cql")
     method = make("cql", actions_at_once=30)

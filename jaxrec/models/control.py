@@ -30,9 +30,24 @@ def _torch_uniform(fan_in: int) -> Any:
     )
 
 
+def _orthogonal(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
+    """sqrt(2) times a random matrix with orthonormal rows or columns.
+
+    The polar factor of a Gaussian matrix, by Newton-Schulz iteration; it has the same
+    (Haar) distribution as the usual QR. Not QR: two batched QRs at once, as stacked
+    critics need, deadlock in jaxlib 0.10's LAPACK kernels on two cores now and then.
+    """
+    x = jax.random.normal(key, shape, dtype)
+    x = x if shape[0] <= shape[1] else x.T  # the smaller Gram matrix
+    x = x / jnp.linalg.norm(x)
+    # Singular values below 1 grow by half an iteration, then snap to 1.
+    x = jax.lax.fori_loop(0, 50, lambda _, x: 1.5 * x - 0.5 * (x @ x.T) @ x, x)
+    return math.sqrt(2) * (x if shape[0] <= shape[1] else x.T)
+
+
 def _initialisers(scheme: str, fan_in: int) -> tuple[Any, Any]:
     if scheme == "orthogonal":
-        return nn.initializers.orthogonal(math.sqrt(2)), nn.initializers.zeros
+        return _orthogonal, nn.initializers.zeros
     if scheme == "torch":
         return _torch_uniform(fan_in), _torch_uniform(fan_in)
     raise ValueError(f"init_scheme {scheme!r} is unknown: use torch or orthogonal")
