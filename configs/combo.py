@@ -5,7 +5,7 @@
 
 Stage `world` trains the ensemble of configs/mopo.py, stage `policy` the agent.
 OfflineRL-Kit's hyper-parameters for hopper-medium-replay (those of other sets:
-jaxrec/methods/combo.py); 50,000 updates (ours, for a CPU) instead of a million.
+jaxrec/methods/combo.py); 20,000 updates (ours, for a CPU) instead of a million.
 """
 
 from ml_collections import ConfigDict
@@ -17,6 +17,6 @@ from jaxrec.methods import combo
 
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: "" or "smoke"."""
-    stages = dict(world=world(), policy=policy("combo", combo.HPARAMS))
+    stages = dict(world=world(), policy=policy("combo", combo.HPARAMS, steps=20_000))
     config = defaults.run("combo", stages, defaults.OFFLINE_RL_DATA)
     return defaults.shortened(config, arg)
