@@ -23,7 +23,7 @@ INFO = dict(
     env_id="",
     window=K,
 )
-SMALL = dict(width=16, num_layers=2, num_heads=2, max_timestep=50, return_scale=10.0)
+SMALL = dict(width=16, num_layers=1, num_heads=2, max_timestep=50, return_scale=10.0)
 
 
 def make(info=INFO, **overrides):
@@ -59,7 +59,7 @@ def started():
 
 def actions(batch, train=False, dropout=0.0):
     """The network's answers at every step, with the parameters of `started`."""
-    network = DecisionTransformer(AD, 16, 2, 2, dropout, 50)
+    network = DecisionTransformer(AD, 16, 1, 2, dropout, 50)
     s = (batch["observation"] - 0.5) / 2.001
     parts = (batch["return_to_go"] / 10, s, batch["action"], batch["timestep"])
     return network.apply(started()[1].params, *parts, batch["mask"], train)
