@@ -24,7 +24,7 @@ def get_config(arg: str = "td3bc,iql") -> ConfigDict:
     for base in (arg or "td3bc,iql").split(","):
         if base not in otto.BASES:
             raise ValueError(f"base {base!r} is unknown: use {', '.join(otto.BASES)}")
-        settings = dict(steps=20_000, eval_every=5_000)
+        settings = dict(steps=20_000, eval_every=10_000)
         stages[base] = otto.policy(base, 0.0, **settings)
         stages[f"{base}_otto"] = otto.policy(base, **settings)
     return defaults.run("otto_study", stages, defaults.OFFLINE_RL_DATA)
