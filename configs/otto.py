@@ -3,6 +3,7 @@
     python -m jaxrec.main --config=configs/otto.py
     python -m jaxrec.main --config=configs/otto.py --config.policy.method=iql
     python -m jaxrec.main --config=configs/otto.py --config.data.name=Walker2d-v4/medium
+    python -m jaxrec.main --config=configs/otto.py --config.world.method=world_mlp
 
 After Zhao et al., arXiv 2404.10393 (KDD 2025). Stage `world` collects or reads the
 data, trains an ensemble of world transformers and simulates trajectories; stage
@@ -15,13 +16,13 @@ paper is claimed. Measured results stand in README.
 from ml_collections import ConfigDict
 
 from jaxrec import defaults
-from jaxrec.methods import cql, iql, mcq, td3bc, world_transformer
+from jaxrec.methods import cql, iql, mcq, td3bc, world_mlp, world_transformer
 
 BASES = dict(cql=cql.HPARAMS, iql=iql.HPARAMS, mcq=mcq.HPARAMS, td3bc=td3bc.HPARAMS)
-WORLDS = dict(world_transformer=world_transformer.HPARAMS)
+WORLDS = dict(world_mlp=world_mlp.HPARAMS, world_transformer=world_transformer.HPARAMS)
 
 
-def world(**fields) -> dict:
+def world(method: str = "world_transformer", **fields) -> dict:
     """The stage that trains a world model and simulates."""
     settings = dict(
         steps=2_000,
@@ -33,7 +34,7 @@ def world(**fields) -> dict:
         evals=("held_out",),
         view=dict(window=10, valid_fraction=0.1, top=1.0),
     )
-    return defaults.stage("world_transformer", WORLDS, **settings | fields)
+    return defaults.stage(method, WORLDS, **settings | fields)
 
 
 def policy(method: str = "td3bc", fraction: float = 0.5, **fields) -> dict:

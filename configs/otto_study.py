@@ -18,13 +18,15 @@ from configs import otto
 from jaxrec import defaults
 
 
-def get_config(arg: str = "td3bc,iql") -> ConfigDict:
-    """`arg`: names of base algorithms with commas between."""
+def get_config(arg: str = "") -> ConfigDict:
+    """`arg`: names of base algorithms with commas between; "" = td3bc,iql; "smoke"."""
+    bases = "td3bc,iql" if arg in ("", "smoke") else arg
     stages = dict(world=otto.world())
-    for base in (arg or "td3bc,iql").split(","):
+    for base in bases.split(","):
         if base not in otto.BASES:
             raise ValueError(f"base {base!r} is unknown: use {', '.join(otto.BASES)}")
         settings = dict(steps=20_000, eval_every=10_000)
         stages[base] = otto.policy(base, 0.0, **settings)
         stages[f"{base}_otto"] = otto.policy(base, **settings)
-    return defaults.run("otto_study", stages, defaults.OFFLINE_RL_DATA)
+    config = defaults.run("otto_study", stages, defaults.OFFLINE_RL_DATA)
+    return defaults.shortened(config, "smoke" if arg == "smoke" else "")

@@ -98,7 +98,7 @@ def fitted_q(config: Any, method: Method, dataset: Dataset) -> Callable[..., Met
         logs.say("fitted_q: not for policies that act on a history")
         return lambda state, key: {}
     names = ("observation", "action", "reward", "next_observation", "terminal")
-    names += ("timestep",)
+    names += ("timestep", "valid_next")
     arrays = {name: jnp.asarray(dataset.train[name]) for name in names}
 
     def evaluate(state: TrainState, key: jax.Array) -> Metrics:

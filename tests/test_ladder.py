@@ -89,15 +89,13 @@ def test_steps_are_finite_and_one_batch_is_learnt(tmp_path, method):
     state = train.initial_state(stage, earlier)
     before = state
     batch = loader.host_batch(stage.dataset, 32, np.uint32(0), 0)
-    key = jax.random.key(0)
 
     @jax.jit
     def steps(state):
-        def body(state, _):
-            state, metrics = stage.method.train_step(state, batch, key)
-            return state, metrics
+        def body(state, key):
+            return stage.method.train_step(state, batch, key)
 
-        return jax.lax.scan(body, state, length=60)
+        return jax.lax.scan(body, state, jax.random.split(jax.random.key(0), 60))
 
     state, metrics = steps(state)
     assert int(state.step) == 60

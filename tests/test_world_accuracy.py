@@ -144,7 +144,7 @@ def test_without_a_truth_there_are_no_numbers(dataset, capsys):
     assert "no world model" in capsys.readouterr().err
 
 
-def test_replay_of_held_out_steps_meets_the_simulator():
+def test_replay_of_held_out_steps_meets_the_simulator(monkeypatch):
     pytest.importorskip("gymnasium")
     pytest.importorskip("mujoco")
     from jaxrec.data import gym
@@ -157,3 +157,11 @@ def test_replay_of_held_out_steps_meets_the_simulator():
     np.testing.assert_allclose(truth.observation, truth.real, atol=0.02)
     first = truth.window["observation"][:, -1]
     assert np.abs(truth.observation[:, 0] - first).max() > 0.02
+    # The step that ends counts, with its reward; those after it do not.
+    ended = np.zeros(truth.reward.shape, bool)
+    ended[:, 2:] = True
+    ended[0] = False
+    answer = (truth.observation, truth.reward, ended)
+    monkeypatch.setattr(world_accuracy.gym, "replay", lambda *arguments: answer)
+    alive = world_accuracy.find(dataset, K, 0.0, 0).alive
+    assert alive[0].all() and alive[1:, :3].all() and not alive[1:, 3:].any()

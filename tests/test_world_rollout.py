@@ -263,6 +263,8 @@ def test_choice_of_the_rule():
     assert ends("Hopper-v4")(fallen, None).all()
     for env_id in ("Hopper-v4", "Walker2d-v4", "HalfCheetah-v4", "Ant-v4"):
         assert ends(env_id)(fallen + jnp.nan, None).all()
+    # Also where the model has a head, which here sees no end.
+    assert ends("Hopper-v4", has_head=True)(fallen, jnp.array([-1.0])).all()
     assert ends("Hopper-v4", "none") is None
     assert ends("") is None and ends("Swimmer-v4") is None
     logit = jnp.array([-0.1, 0.0, 0.1])

@@ -169,7 +169,7 @@ def resample(batch: Batch, key: Array, members: int, bootstrap: bool) -> Batch:
         rows = jax.random.randint(key, (members, size), 0, size)
     else:
         rows = jnp.broadcast_to(jnp.arange(size)[None, :], (members, size))
-    return {name: array[rows] for name, array in batch.items()}
+    return {name: jnp.asarray(array)[rows] for name, array in batch.items()}
 
 
 def mean_over_members(x: Array) -> Array:
