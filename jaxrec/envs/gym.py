@@ -166,8 +166,8 @@ def replay(
     Returns observations float32[N, H, od] (after each action), rewards
     float32[N, H] and terminals bool[N, H]. The simulator is not stopped by a terminal
     state: from there on `terminals` tells what the rule says of each state. The
-    constraint solver's warm start is not part of (qpos, qvel), so that stored steps
-    are met to about 1e-4, not bit for bit.
+    constraint solver's warm start is not part of (qpos, qvel); with MuJoCo 4.0 stored
+    steps are met to the last bit of float32 all the same, which others need not do.
     """
     env = make(env_id)
     env.reset(seed=0)
