@@ -26,13 +26,12 @@ Walker2d.
 """
 
 import difflib
-import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from jaxrec import logs
 from jaxrec.data import cache
 from jaxrec.data.trajectories import Trajectories, concatenate, flatten, unflatten
 from jaxrec.data.trajectories import returns as episode_returns
@@ -58,8 +57,8 @@ def load(config: Any) -> Trajectories:
     hashes = {k: v["sha256"] for k, v in behaviour(env_id, level).items()}
 
     def build():
-        with Progress(f"collecting gym/{env_id}/{level}", rows) as progress:
-            found = collect(env_id, level, rows, seed, progress)
+        progress = logs.Progress(f"collecting gym/{env_id}/{level}", rows)
+        found = collect(env_id, level, rows, seed, progress.update)
         return flatten(found), found.info
 
     settings = dict(
@@ -212,35 +211,3 @@ def _described(trajectories, env_id, level, seed):
         normalized_score=float(gym.normalized_score(env_id, score.mean())),
     )
     return trajectories._replace(info=info)
-
-
-class Progress:
-    """A line with rate and ETA: rewritten on a terminal, else every ten seconds."""
-
-    def __init__(self, title: str, total: int, stream: Any = None):
-        self.title, self.total, self.stream = title, total, stream or sys.stderr
-        self.terminal = self.stream.isatty()
-        self.began = self.shown = time.monotonic()
-
-    def __enter__(self):
-        return self
-
-    def __call__(self, done: int) -> None:
-        now = time.monotonic()
-        if now - self.shown < (0.2 if self.terminal else 10) and done < self.total:
-            return
-        self.shown = now
-        rate = done / max(now - self.began, 1e-9)
-        text = (
-            f"{self.title}: {done:,} of {self.total:,} rows, {rate:,.0f} rows/s, "
-            f"ETA {(self.total - done) / max(rate, 1e-9):.0f} s"
-        )
-        if self.terminal:
-            self.stream.write(f"\r\x1b[K{text}")
-        else:
-            self.stream.write(f"{text}\n")
-        self.stream.flush()
-
-    def __exit__(self, *exception):
-        if self.terminal:
-            self.stream.write("\n")
