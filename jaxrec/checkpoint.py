@@ -4,6 +4,8 @@ A checkpoint is written to a temporary folder and renamed when it is complete, s
 process killed at any instant leaves only whole checkpoints behind.
 """
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +13,37 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-from jaxrec.types import TrainState, UserError
+from jaxrec.errors import Interrupted, UserError
+from jaxrec.types import TrainState
 
 
-def open_folder(path: Path, keep: int = 2) -> ocp.training.Checkpointer:
+@contextlib.contextmanager
+def opened(path: Path, keep: int = 2) -> Iterator[ocp.training.Checkpointer]:
     """A sequence of checkpoints in `path`, of which the latest `keep` stay.
 
-    The loop decides when to save, so every save asked for is made.
+    The loop decides when to save, so every save asked for is made. Raises UserError
+    when the disk refuses; the checkpoints before are kept.
     """
     training = ocp.training
-    return training.Checkpointer(
-        path.absolute(),
-        save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),
-        preservation_policy=training.preservation_policies.LatestN(keep),
-        cleanup_tmp_directories=True,
-    )
+    try:
+        with training.Checkpointer(
+            path.absolute(),
+            save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=training.preservation_policies.LatestN(keep),
+            cleanup_tmp_directories=True,
+        ) as folder:
+            yield folder
+    except (UserError, Interrupted):
+        raise
+    except Exception as error:
+        # Tensorstore tells of a full disk as a ValueError, from a thread, as text.
+        for word in ("No space left", "Disk quota", "Read-only file", "File too large"):
+            if word in str(error):
+                raise UserError(
+                    f"cannot write a checkpoint in {path} ({word}): free some space "
+                    "and give the same command again; what was saved before is kept"
+                ) from error
+        raise
 
 
 def save(

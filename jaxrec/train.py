@@ -50,7 +50,7 @@ def initial_state(stage: Stage, earlier: dict[str, TrainState]) -> TrainState:
 
 def restore(stage: Stage, folder: Path, earlier: dict[str, TrainState]) -> TrainState:
     """The last checkpoint of a finished stage."""
-    with checkpoint.open_folder(folder / "checkpoints") as saved:
+    with checkpoint.opened(folder / "checkpoints") as saved:
         if checkpoint.latest_step(saved) is None:
             raise UserError(
                 f"{folder} has no checkpoint although its stage is marked done: delete "
@@ -95,7 +95,7 @@ def train(
     streamed = loader.num_bytes(stage.dataset) > stage.device_data_limit
     say_data(stage, streamed)
     folder.mkdir(parents=True, exist_ok=True)
-    with checkpoint.open_folder(folder / "checkpoints") as saved:
+    with checkpoint.opened(folder / "checkpoints") as saved:
         start = checkpoint.latest_step(saved) or 0
         if start:
             state, pending = checkpoint.restore(saved, abstract_state(stage, earlier))
