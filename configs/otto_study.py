@@ -1,8 +1,8 @@
 """Does OTTO help? Every base algorithm with and without it, on one world model.
 
     python -m jaxrec.main --config=configs/otto_study.py \
-        --config.data.name=Walker2d-v4/medium --config.seed=0 \
-        --workdir=runs/study/walker2d-medium-0
+        --config.data.name=Walker2d-v4/medium-replay --config.num_seeds=3 \
+        --workdir=runs/study/walker2d-medium-replay
     python -m jaxrec.main --config=configs/otto_study.py:cql,mcq ...
     python -m jaxrec.report runs/study/* --out=study \
         --iqm=eval/normalized_score --task=data.name
