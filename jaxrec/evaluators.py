@@ -31,9 +31,9 @@ def held_out(config: Any, method: Method, dataset: Dataset) -> Callable[..., Met
 
     def evaluate(state: TrainState, key: jax.Array) -> Metrics:
         found: Metrics = {}
-        for name, arrays in dataset.evals.items():
+        for name in dataset.evals:
             sums: dict[str, Any] = {}
-            batches = loader.eval_batches(arrays, batch_size, dataset.window)
+            batches = loader.eval_batches(dataset, name, batch_size)
             for number, batch in enumerate(batches):
                 new = step(state, batch, jax.random.fold_in(key, number))
                 sums = {k: sums.get(k, 0.0) + v for k, v in new.items()}

@@ -52,14 +52,17 @@ def multi_step(stage: Stage, streamed: bool) -> Callable:
     train_key = streams(stage)[1]
     order = seeds.numbers(stage.seed, stage.num_seeds)
     found = loader.parts(dataset, config.batch_size)
-    counts = [count for count, _, _ in found]
     step_fn = seeds.vmap_step(stage.method.train_step, stage.num_seeds)
 
-    def draw(arrays: Any, seed: Any, step: Any) -> Batch:
-        return loader.draw(arrays, counts, seed, step, dataset.window)
+    def draw(trees: Any, seed: Any, step: Any) -> Batch:
+        placed = [
+            part._replace(arrays=arrays, drawn=drawn)
+            for part, (arrays, drawn) in zip(found, trees)
+        ]
+        return loader.draw(placed, seed, step, dataset.window)
 
     if many:
-        axes = [0 if per_seed else None for _, _, per_seed in found]
+        axes = [(0 if part.per_seed else None, None) for part in found]
         draw = jax.vmap(draw, in_axes=(axes, 0, None))
 
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
@@ -85,7 +88,8 @@ def feed(stage: Stage, start: int, streamed: bool) -> Iterator[Any]:
     config, whole = stage.config, sharding.replicated(stage.mesh)
     if not streamed:
         found = loader.parts(stage.dataset, config.batch_size)
-        arrays = jax.device_put([dict(arrays) for _, arrays, _ in found], whole)
+        trees = [(part.arrays, part.drawn) for part in found]
+        arrays = jax.device_put(trees, whole)
         while True:
             yield arrays
     order = seeds.numbers(stage.seed, stage.num_seeds)

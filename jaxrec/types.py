@@ -46,6 +46,10 @@ class Method(NamedTuple):
     `memory(num)`: only for methods that act on a history: what `num` fresh episodes
         remember. `act` is then (state, (memory, observation, reward), key) ->
         (memory, action), with the reward that followed the previous action.
+    `scores(state, items, length, timestep)`: only for recommenders. Histories
+        int32[B, L] from the left, 0 behind their int32[B] `length` items; `timestep`
+        int32[B] is the index in its session of the event to predict -> float32[B, V],
+        higher is better, -inf for what is no item.
     `produce(state, dataset, key)`: an artefact for later stages, a dict of equal-length
         numpy arrays. Called once after training (once a seed), not traced.
     """
@@ -56,6 +60,7 @@ class Method(NamedTuple):
     act: Callable[..., Any] | None = None
     memory: Callable[[int], Any] | None = None
     produce: Callable[..., dict[str, Any]] | None = None
+    scores: Callable[..., Array] | None = None
 
 
 class Mix(NamedTuple):
@@ -81,6 +86,9 @@ class Dataset(NamedTuple):
         row, with `mask: bool[B, K]`, False before the start of the episode (read
         from `timestep: int32[N]`, the row's index in its episode).
     `mix`: further rows blended into the batches.
+    `drawn`: "train" or the name of a held-out set -> int32[M], the rows that may be
+        drawn (or predicted); every row where a name is missing. So a held-out event
+        can look back on a history that it shares with training.
     """
 
     train: Mapping[str, Any]
@@ -88,3 +96,4 @@ class Dataset(NamedTuple):
     info: dict[str, Any]
     window: int = 0
     mix: tuple[Mix, ...] = ()
+    drawn: Mapping[str, Any] = {}

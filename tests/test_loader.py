@@ -1,6 +1,7 @@
 """The order of batches: permutations, determinism, both paths alike."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -62,19 +63,24 @@ def test_device_and_host_give_the_same_batches(window, per_seed):
         extra["timestep"] = np.stack([np.arange(10, dtype=np.int32)] * 2)
     dataset = make_dataset(window, (Mix(extra, 0.25, per_seed),))
     seeds = np.arange(5, 7, dtype=np.uint32)
-    counts = [count for count, _, _ in loader.parts(dataset, 8)]
-    assert counts == [6, 2]
+    parts = loader.parts(dataset, 8)
+    assert [part.count for part in parts] == [6, 2]
+
+    @jax.jit
+    def draw(trees, seed, step):
+        placed = [part._replace(arrays=a) for part, a in zip(parts, trees)]
+        return loader.draw(placed, seed, step, window)
+
     for step in range(7):
         host = loader.host_batch(dataset, 8, seeds, step)
         for number, seed in enumerate(seeds):
-            arrays = [
-                {k: a[number] for k, a in tree.items()} if per_seed_part else tree
-                for _, tree, per_seed_part in loader.parts(dataset, 8)
+            trees = [
+                {k: a[number] for k, a in part.arrays.items()}
+                if part.per_seed
+                else part.arrays
+                for part in parts
             ]
-            arrays = jax.device_put(arrays)
-            device = jax.jit(
-                lambda a, seed, step: loader.draw(a, counts, seed, step, window)
-            )(arrays, seed, step)
+            device = draw(trees, seed, step)
             for name in device:
                 np.testing.assert_array_equal(device[name], host[name][number])
             assert (np.asarray(device["value"]).reshape(8, -1)[6:, -1] < 0).all()
@@ -126,7 +132,29 @@ def test_stream_equals_single_batches_and_passes_errors_on():
 
 
 def test_eval_batches_cover_every_row_once():
-    batches = list(loader.eval_batches(make_dataset().train, 16, 0))
+    dataset = make_dataset()._replace(evals={"valid": make_dataset().train})
+    batches = list(loader.eval_batches(dataset, "valid", 16))
     assert [b["weight"].sum() for b in batches] == [16, 16, 8]
     kept = np.concatenate([b["value"][b["weight"] > 0] for b in batches])
     np.testing.assert_array_equal(kept, np.arange(40))
+
+
+@pytest.mark.parametrize("window", [0, 3])
+def test_only_drawn_rows_end_an_example(window):
+    chosen = np.array([3, 4, 11, 27, 39], np.int32)
+    whole = make_dataset(window)
+    dataset = whole._replace(
+        evals={"test": whole.train}, drawn={"train": chosen, "test": chosen[:3]}
+    )
+    part = jax.tree.map(jnp.asarray, loader.parts(dataset, 5)[0])
+    part = part._replace(count=5, per_seed=False)
+    draw = jax.jit(lambda step: loader.draw([part], np.uint32(0), step, window))
+    for step in range(4):
+        host = loader.host_batch(dataset, 5, np.uint32(0), step)
+        last = host["value"][:, -1] if window else host["value"]
+        assert set(last) == set(chosen)
+        np.testing.assert_array_equal(draw(step)["value"], host["value"])
+    (batch,) = loader.eval_batches(dataset, "test", 4)
+    last = batch["value"][:, -1] if window else batch["value"]
+    np.testing.assert_array_equal(last, [3, 4, 11, 11])
+    np.testing.assert_array_equal(batch["weight"], [1, 1, 1, 0])

@@ -55,7 +55,7 @@ def held_out(window):
     rows = {name: x[:64] for name, x in data(window).evals["valid"].items()}
     if not window:
         return rows | dict(weight=np.ones(64, np.float32))
-    return next(iter(loader.eval_batches(data(window).evals["valid"], 64, window)))
+    return next(iter(loader.eval_batches(data(window), "valid", 64)))
 
 
 def test_learns_the_toy_system_and_stays_finite():

@@ -10,8 +10,8 @@ a thread that stays ahead of the device. Both give the same batches.
 import math
 import queue
 import threading
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -90,16 +90,29 @@ def gather(arrays: Mapping[str, Any], index: Any, window: int, xp: Any = jnp) ->
     return {name: array[index] for name, array in arrays.items()} | {"mask": mask}
 
 
-def parts(dataset: Dataset, batch_size: int) -> list[tuple[int, Any, bool]]:
-    """(rows a batch, arrays, per seed) of the training data and of each mix."""
+class Part(NamedTuple):
+    """Rows of every batch that come from one set of arrays.
+
+    `drawn`: int32[M], the rows that may be drawn; None = all. `per_seed`: the arrays
+    have a leading axis S.
+    """
+
+    count: int
+    arrays: Mapping[str, Any]
+    drawn: Any = None
+    per_seed: bool = False
+
+
+def parts(dataset: Dataset, batch_size: int) -> list[Part]:
+    """The training data and each mix, with the rows that a batch takes from them."""
     shares = [simulated_rows(mix.fraction, batch_size) for mix in dataset.mix]
     real = batch_size - sum(shares)
     if real < 0:
         raise UserError(f"the mixed fractions exceed one batch of {batch_size} rows")
-    found = [(real, dataset.train, False)]
+    found = [Part(real, dict(dataset.train), dataset.drawn.get("train"))]
     for share, blend in zip(shares, dataset.mix):
         if share:
-            found.append((share, blend.arrays, blend.per_seed))
+            found.append(Part(share, dict(blend.arrays), None, blend.per_seed))
     return found
 
 
@@ -111,25 +124,22 @@ def simulated_rows(fraction: float, batch_size: int) -> int:
 
 
 def draw(
-    arrays: list[Mapping[str, Any]],
-    counts: list[int],
-    seed: Any,
-    step: Any,
-    window: int,
-    xp: Any = jnp,
+    found: Sequence[Part], seed: Any, step: Any, window: int, xp: Any = jnp
 ) -> Batch:
-    """Batch `step` from arrays of each part, `counts` rows from each.
+    """Batch `step`, from each part as many rows as it counts.
 
     Part 0 draws a whole batch and keeps its first rows, so its rows are those of a
     run without a mix.
     """
-    total = sum(counts)
+    total = sum(part.count for part in found)
     pieces = []
-    for number, (part, count) in enumerate(zip(arrays, counts)):
-        size = len(next(iter(part.values())))
-        wanted = total if number == 0 else count
-        index = rows(seed, step, wanted, size, number, xp)[:count]
-        pieces.append(gather(part, index, window, xp))
+    for number, part in enumerate(found):
+        chosen = next(iter(part.arrays.values())) if part.drawn is None else part.drawn
+        wanted = total if number == 0 else part.count
+        index = rows(seed, step, wanted, len(chosen), number, xp)[: part.count]
+        if part.drawn is not None:
+            index = part.drawn[index.astype(xp.int32 if xp is jnp else np.int64)]
+        pieces.append(gather(part.arrays, index, window, xp))
     if len(pieces) == 1:
         return pieces[0]
     names = set(pieces[0]).intersection(*pieces[1:])
@@ -147,14 +157,15 @@ def host_batch(
 ) -> dict[str, np.ndarray]:
     """Batch `step` read on the host: [B, ...], or [S, B, ...] for seeds uint32[S]."""
     found = parts(dataset, batch_size)
-    counts = [count for count, _, _ in found]
 
     def one(number: int, seed: Any) -> Batch:
-        arrays = [
-            {name: a[number] for name, a in tree.items()} if per_seed else tree
-            for _, tree, per_seed in found
+        of_seed = [
+            part._replace(arrays={k: a[number] for k, a in part.arrays.items()})
+            if part.per_seed
+            else part
+            for part in found
         ]
-        return draw(arrays, counts, seed, step, dataset.window, np)
+        return draw(of_seed, seed, step, dataset.window, np)
 
     if seeds.ndim == 0:
         return one(0, seeds)
@@ -207,10 +218,18 @@ def stream(
         closed.set()
 
 
-def eval_batches(arrays: Mapping[str, Any], batch_size: int, window: int) -> Iterator:
-    """Held-out rows in order, the last batch filled with rows of weight 0."""
-    size = len(next(iter(arrays.values())))
+def eval_batches(dataset: Dataset, name: str, batch_size: int) -> Iterator[Batch]:
+    """Held-out rows of `dataset.evals[name]` in order.
+
+    The last batch is filled with rows of weight 0. Numpy arrays [B, ...], or windows
+    [B, K, ...] with their `mask`.
+    """
+    arrays, drawn = dataset.evals[name], dataset.drawn.get(name)
+    size = len(next(iter(arrays.values())) if drawn is None else drawn)
     for first in range(0, size, batch_size):
-        index = np.arange(first, first + batch_size)
-        batch = gather(arrays, np.minimum(index, size - 1), window, np)
-        yield batch | {"weight": (index < size).astype(np.float32)}
+        number = np.arange(first, first + batch_size)
+        index = np.minimum(number, size - 1)
+        if drawn is not None:
+            index = drawn[index]
+        batch = gather(arrays, index, dataset.window, np)
+        yield batch | {"weight": (number < size).astype(np.float32)}
