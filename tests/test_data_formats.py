@@ -53,7 +53,9 @@ def test_hdf5_with_everything(tmp_path):
     np.testing.assert_array_equal(found.extras["qpos"], FILE["infos/qpos"])
     assert found.info == dict(name="hopper_random-v2", env_id="Hopper-v4", version="v2")
     assert trajectories.dataset(found, config()).info["return_max"] == 7
-    assert d4rl.load_hdf5(config(path=path, name="mine")).info["name"] == "mine"
+    # The config's default name is that of another data set and must not stick.
+    named = d4rl.load_hdf5(config(path=path, name="Walker2d-v4/medium"))
+    assert named.info["name"] == "hopper_random-v2"
 
 
 def test_hdf5_without_next_observations(tmp_path):
@@ -159,9 +161,9 @@ def test_npz_whole_arrays(plural, tmp_path):
     assert found.info["env_id"] == "Hopper-v4"
     columns["next_observation"] = FILE["next_observations"]
     np.savez_compressed(tmp_path / "b.npz", **columns)
-    found = npz.load(config(path=str(tmp_path / "b.npz"), name="Walker2d-v5/mine"))
+    found = npz.load(config(path=str(tmp_path / "b.npz"), name="Walker2d-v4/medium"))
     assert found.valid_next.all() and len(found.reward) == 4
-    assert found.info == dict(name="Walker2d-v5/mine", env_id="Walker2d-v5", version="")
+    assert found.info == dict(name="b", env_id="", version="")
 
 
 def test_npz_numbered_episodes_end_with_a_timeout_and_in_order(tmp_path):

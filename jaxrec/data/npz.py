@@ -33,19 +33,18 @@ def load(config: Any) -> Trajectories:
     """The archive, or folder of .npy files, at `config.path`.
 
     `config.time_limit` (0 = none): a terminal at that step of an episode is the limit,
-    not a death. `config.name` names the data in tables, "" takes the name of the file;
-    an env id such as Hopper-v4 in either is taken as the simulator.
+    not a death. The file's name names the data in tables; an env id in it, such as
+    Hopper-v4, is taken as the simulator (or set data.env_id).
     """
     path = Path(config.path).expanduser()
     if not path.is_dir():
         check_file(path, "an .npz archive or a folder of .npy files")
     columns = _merge(_read(path), path)
-    name = config.name or path.stem
-    env_id = ENV_ID.search(f"{name} {path.stem}")
+    env_id = ENV_ID.search(path.stem)
     return rows.from_arrays(
         **{key: columns.get(key) for key in (*WANTED, *OPTIONAL[:2])},
         extras={key: columns[key] for key in OPTIONAL[2:] if key in columns},
-        info=dict(name=name, env_id=env_id.group() if env_id else "", version=""),
+        info=dict(name=path.stem, env_id=env_id.group() if env_id else "", version=""),
         time_limit=config.time_limit,
         clip_actions=config.get("clip_actions", False),
     )
