@@ -9,7 +9,13 @@ from ml_collections import ConfigDict
 from toy_world import Policy, linear, settings
 
 from jaxrec.data import loader
-from jaxrec.methods import imagination, world_model, world_rollout, world_sources
+from jaxrec.methods import (
+    imagination,
+    world_model,
+    world_rollout,
+    world_rows,
+    world_sources,
+)
 from jaxrec.types import UserError
 
 K = 4
@@ -158,8 +164,8 @@ def test_a_dropped_row_starts_a_new_piece():
     flags = dict(terminal=keep & False, changed=keep & False, cut=keep & False)
     flags["cut"] = np.array([[0, 0, 0, 0], [0, 0, 1, 0]], bool)
     rows = {name: scalar for name in names} | flags | {"keep": keep}
-    found = imagination.columns(rows, np.array([3, 5]), np.array([1, 2]))
-    found = imagination.finish(found)
+    found = world_rows.columns(rows, np.array([3, 5]), np.array([1, 2]))
+    found = world_rows.finish(found)
     np.testing.assert_array_equal(found["reward"], [0, 2, 3, 4, 5])
     np.testing.assert_array_equal(found["timestep"], [0, 0, 1, 0, 1])
     np.testing.assert_array_equal(found["return_to_go"], [0, 5, 3, 9, 5])
@@ -207,12 +213,12 @@ def test_equal_members_need_no_correction(dataset):
 
 def test_summary(dataset):
     found = produce(dataset, quantile=0.6)
-    facts = imagination.summary(found, dataset.info)
+    facts = world_rows.summary(found, dataset.info)
     assert facts["rows"] == len(found["reward"]) and facts["terminal"] == 0
     assert 1 <= facts["length"] < 6 and 0 < facts["truncated"] <= 1
     assert facts["u_50"] <= facts["u_90"] <= facts["u_99"]
     assert facts["reward_data"] == dataset.info["reward_mean"]
-    untouched = imagination.summary(produce(dataset, correction="none"))
+    untouched = world_rows.summary(produce(dataset, correction="none"))
     assert untouched["truncated"] == 0 and "reward_data" not in untouched
 
 
@@ -262,3 +268,37 @@ def test_an_evaluator_that_keeps_nothing_says_so(dataset):
     # The sum of u passes kappa at the first step of nearly every simulation.
     with pytest.raises(UserError, match="World Evaluator left .* rows"):
         produce(dataset, kappa=1e-6)
+
+
+# Selection by gain
+
+
+def test_gain_by_hand():
+    reward = np.array([[1.0, 2.0, 3.0]] * 5)
+    found = dict(
+        reward=reward,
+        keep=np.array([[1, 1, 1], [1, 1, 0], [1, 0, 0], [0, 0, 0], [1, 0, 1]], bool),
+        terminal=np.array(
+            [[0, 0, 0], [0, 0, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0]], bool
+        ),
+    )
+    own = np.array([[1.0, 1.0, 1.0]] * 5)
+    # whole; cut after two; died at the first; nothing kept; the second dropped
+    np.testing.assert_array_equal(
+        world_rows.gain(found, own), [6 - 3, 3 - 2, 1 - 3, -np.inf, 4 - 2]
+    )
+    np.testing.assert_array_equal(
+        world_rows.best(np.array([3, 1, -2, 3, 2.0]), 0.41), [0, 3, 4]
+    )
+
+
+def test_kept_simulations_earn_more_than_all(dataset):
+    """Of the same simulations; the toy system's reward is learnt by `linear`."""
+
+    def mean_gain(keep):
+        found = produce(dataset, keep=keep, sigma=0.5, source="random")
+        table = imagination.episodes(dataset.train)
+        row = table["first"][found["source"]] + found["start"] + found["timestep"]
+        return (found["reward"] - dataset.train["reward"][row]).mean()
+
+    assert mean_gain(0.25) > mean_gain(1.0) + 0.01

@@ -13,6 +13,7 @@ from jaxrec.methods import (
     imagination,
     world_evaluator,
     world_rollout,
+    world_rows,
     world_transformer,
 )
 from jaxrec.methods.world_model import Extra, Prediction, Scales
@@ -179,8 +180,8 @@ def test_truncate_cuts_before_the_step_and_is_no_death():
     np.testing.assert_array_equal(found["cut"], [False, True, False])
     assert not found["terminal"].any()
     rows = {name: x[None] for name, x in found.items()}
-    rows = imagination.columns(rows, np.array([0]), np.array([0]))
-    rows = imagination.finish(rows)
+    rows = world_rows.columns(rows, np.array([0]), np.array([0]))
+    rows = world_rows.finish(rows)
     # The row before the cut keeps its next state: a target may bootstrap from it.
     np.testing.assert_array_equal(rows["terminal"], [0.0])
     np.testing.assert_array_equal(rows["valid_next"], [1.0])

@@ -20,6 +20,7 @@ from jaxrec.methods import world_evaluator
 from jaxrec.methods.world_model import Prediction
 from jaxrec.methods.world_rollout import ACTION_RULES, FOLLOWS_SOURCE, Tools
 from jaxrec.methods.world_rollout import rollout as rollout
+from jaxrec.methods.world_rows import best, columns, finish, gain
 from jaxrec.methods.world_sources import (
     SOURCES,
     draw,
@@ -41,6 +42,7 @@ HPARAMS = dict(
     policy_stage="",  # action_rule=policy: the stage that acts; own choice, as above
     horizon=20,  # H, steps of a simulation; own choice, the paper says "long"
     generated=1.0,  # rows, as a share of the data; own choice, not from the paper
+    keep=1.0,  # share of simulations kept, best gain first; own choice, as above
     rollout_member="mean",  # per_step, per_traj; own choice, not from the paper
     u_kind="pairwise-diff",  # ensemble_std, aleatoric; own choice, not from the paper
     quantile=0.95,  # theta on held-out windows; own choice, not from the paper
@@ -69,8 +71,9 @@ def check(config: Any, info: dict[str, Any]) -> None:
             raise UserError(
                 f"{field} {config[field]!r} is unknown: use {', '.join(allowed)}"
             )
-    if not 0 < config.top_fraction <= 1:
-        raise UserError(f"top_fraction={config.top_fraction}: it must be in (0, 1]")
+    for field in ("top_fraction", "keep"):
+        if not 0 < config[field] <= 1:
+            raise UserError(f"{field}={config[field]}: it must be in (0, 1]")
     for field in ("temperature", "generated", "horizon"):
         if config[field] <= 0:
             raise UserError(f"{field}={config[field]}: it must be positive")
@@ -182,7 +185,7 @@ def make_produce(
         tables = lookups(config, evaluator.corrections, train, table)
         wanted = max(1, math.ceil(config.generated * len(train["reward"]) - 1e-9))
         size = min(CHUNK, -(-wanted // config.horizon))
-        limit = PATIENCE * -(-wanted // (size * config.horizon))
+        limit = PATIENCE * -(-wanted // math.ceil(size * config.horizon * config.keep))
         parts, rows, chunk = [], 0, 0
         while rows < wanted:
             if chunk == limit:
@@ -211,7 +214,13 @@ def make_produce(
                 available,
                 key_chunk,
             )
-            parts.append(columns(jax.device_get(found), source, start))
+            found = jax.device_get(found)
+            if config.keep < 1:
+                own = np.where(available, train["reward"][index], 0.0)
+                chosen = best(gain(found, own), config.keep)
+                found = {name: array[chosen] for name, array in found.items()}
+                source, start = source[chosen], start[chosen]
+            parts.append(columns(found, source, start))
             rows, chunk = rows + len(parts[-1]["reward"]), chunk + 1
         joined = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
         return finish({k: array[:wanted] for k, array in joined.items()})
@@ -245,64 +254,3 @@ def threshold(
         found.append(np.asarray(uncertainty(state, windows(held_out, index, context))))
     u = np.concatenate(found)[: len(rows)]
     return world_evaluator.quantile(jnp.asarray(u), quantile)
-
-
-def columns(
-    found: dict[str, np.ndarray], source: np.ndarray, start: np.ndarray
-) -> dict[str, np.ndarray]:
-    """The kept rows of rollouts [B, H, ...], one rollout after the other: [rows, ...].
-
-    `begins` marks the first row of an unbroken piece.
-    """
-    keep = found["keep"]
-    before = np.pad(keep, ((0, 0), (1, 0)))[:, :-1]
-    after = np.pad(found["cut"], ((0, 0), (0, 1)))[:, 1:]
-    shape = keep.shape
-    both = dict(
-        observation=found["observation"],
-        action=found["action"],
-        reward=found["reward"],
-        next_observation=found["next_observation"],
-        terminal=found["terminal"].astype(np.float32),
-        valid_next=np.ones(shape, np.float32),
-        source=np.broadcast_to(source[:, None].astype(np.int32), shape),
-        start=np.broadcast_to(start[:, None].astype(np.int32), shape),
-        uncertainty=found["uncertainty"],
-        corrected=found["changed"].astype(np.float32),
-        cut=after.astype(np.float32),
-        begins=~before,
-    )
-    return {name: array[keep] for name, array in both.items()}
-
-
-def finish(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Replace `begins` by timestep int32[N] and return_to_go float32[N]."""
-    first = np.flatnonzero(rows["begins"])
-    length = np.diff(first, append=len(rows["reward"]))
-    total = np.cumsum(rows["reward"], dtype=np.float64)
-    to_go = np.repeat(total[first + length - 1], length) - total + rows["reward"]
-    timestep = np.arange(len(total)) - np.repeat(first, length)
-    return {name: array for name, array in rows.items() if name != "begins"} | dict(
-        timestep=timestep.astype(np.int32), return_to_go=to_go.astype(np.float32)
-    )
-
-
-def summary(artefact: Batch, info: dict[str, Any] | None = None) -> dict[str, float]:
-    """What was produced, in numbers for the log.
-
-    With the `info` of the data, `reward_data` stands beside the mean reward.
-    """
-    u, first = artefact["uncertainty"], artefact["timestep"] == 0
-    found = dict(
-        rows=len(u),
-        length=len(u) / first.sum(),
-        reward=artefact["reward"].mean(),
-        terminal=artefact["terminal"].mean(),
-        corrected=artefact["corrected"].mean(),
-        truncated=artefact["cut"].sum() / first.sum(),
-        sources=len(np.unique(artefact["source"])),
-    )
-    found |= {f"u_{round(100 * q)}": np.quantile(u, q) for q in (0.5, 0.9, 0.99)}
-    if info is not None:
-        found["reward_data"] = info["reward_mean"]
-    return {name: float(value) for name, value in found.items()}
