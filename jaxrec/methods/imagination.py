@@ -32,15 +32,16 @@ from jaxrec.methods.world_sources import (
 )
 from jaxrec.types import Array, Batch, Dataset, UserError
 
+# Action rule and horizon: the best of a small search on two sets (README).
 HPARAMS = dict(
     source="top_n",  # random, softmax, softmax_top_n; own choice, not from the paper
     top_fraction=0.1,  # rho: best episodes by return; own choice, not from the paper
     temperature=0.3,  # of softmax, in std of returns; own choice, not from the paper
-    action_rule="noise",  # uniform_scale, retrieval, policy; own choice, as above
+    action_rule="retrieval",  # noise, uniform_scale, policy; own choice, as above
     sigma=0.1,  # std of the noise on actions; own choice, not from the paper
     delta=0.1,  # range of uniform_scale; own choice, not from the paper
     policy_stage="",  # action_rule=policy: the stage that acts; own choice, as above
-    horizon=20,  # H, steps of a simulation; own choice, the paper says "long"
+    horizon=10,  # H, steps of a simulation; own choice, the paper says "long"
     generated=1.0,  # rows, as a share of the data; own choice, not from the paper
     keep=1.0,  # share of simulations kept, best gain first; own choice, as above
     rollout_member="mean",  # per_step, per_traj; own choice, not from the paper
