@@ -11,19 +11,16 @@ The state of an empty history is out[b, 0]: the GRU reads the (trainable) embedd
 padding there, the others read zeros, as in the code of SQN and its successors.
 Parameters are float32, and so are the outputs, also for bfloat16 inputs.
 
-The defaults are those of that code (SQN, SAC: Xin et al. 2020; SNQN, SA2C: 2022),
-whose encoders follow GRU4Rec (Hidasi et al. 2016), Caser (Tang & Wang 2018), NextItNet
-(Yuan et al. 2019) and SASRec (Kang & McAuley 2018) with simplifications that the
-classes name. A new encoder is a class, a line in ENCODERS, its options in SPEC.
+A new encoder is a class with this call and a property `out_width`, a line in ENCODERS,
+and its options in SPEC under the names of the class's fields.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxrec.models import sequence
 from jaxrec.types import Array, UserError
 
 # "code" is that of SQN, SNQN and SA2C. Options of other encoders are ignored.
@@ -43,290 +40,11 @@ SPEC = dict(
     kernel=3,  # nextitnet; code
 )
 
-glorot = nn.initializers.glorot_uniform()  # the default of TF1's layers
-
-
-def _norm(name: str) -> nn.LayerNorm:
-    # Two-pass variance: one pass loses all digits of embeddings of size 0.01.
-    return nn.LayerNorm(epsilon=1e-8, use_fast_variance=False, name=name)
-
-
-def _existing(length: Array, size: int) -> Array:
-    """bool[B, T, 1]: the slots of events."""
-    return (jnp.arange(size)[None] < length[:, None])[..., None]
-
-
-def _at_last(x: Array, length: Array) -> Array:
-    """float[B, T, D] -> float[B, D] at max(length - 1, 0)."""
-    index = jnp.maximum(length - 1, 0)
-    return jnp.take_along_axis(x, index[:, None, None], axis=1)[:, 0]
-
-
-def _shift(x: Array, steps: int) -> Array:
-    """float[B, T, ...] moved `steps` to the right, zeros from the left."""
-    if steps == 0:
-        return x
-    steps = min(steps, x.shape[1])
-    kept = x[:, : x.shape[1] - steps]
-    return jnp.concatenate([jnp.zeros_like(x[:, :steps]), kept], axis=1)
-
-
-def _check_length(x: Array, max_len: int) -> None:
-    if x.shape[1] > max_len:
-        raise ValueError(f"{x.shape[1]} events, but max_len is {max_len}: raise it")
-
-
-class GRU(nn.Module):
-    """Gated recurrent units; TF1's GRUCell, the reset before the product:
-
-        r, u = sigmoid([x_t, h] W_ru + b_ru),   b_ru = 1 at the start
-        c = tanh([x_t, r h] W_c + b_c),         h = u h + (1 - u) c
-
-    (flax's GRUCell and PyTorch's reset after it: r (h W).) The products with x_t of
-    all t are one, outside the recurrence. `dropout` on the input of each layer, ours.
-    """
-
-    width: int = 64
-    num_layers: int = 1
-    dropout: float = 0.0
-
-    @property
-    def out_width(self) -> int:
-        return self.width
-
-    @nn.compact
-    def __call__(
-        self, x: Array, length: Array, train: bool = False, only_last: bool = False
-    ) -> Array:
-        x = jnp.where(_existing(jnp.maximum(length, 1), x.shape[1]), x, 0)
-        for layer in range(self.num_layers):
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
-            x = self._recurrence(x, str(layer))
-        return _at_last(x, length) if only_last else x
-
-    def _recurrence(self, x: Array, name: str) -> Array:
-        n, D = self.width, x.shape[-1]
-        ones, zeros = nn.initializers.ones, nn.initializers.zeros
-        w_ru = self.param(f"gates_kernel_{name}", glorot, (D + n, 2 * n))
-        b_ru = self.param(f"gates_bias_{name}", ones, (2 * n,))
-        w_c = self.param(f"candidate_kernel_{name}", glorot, (D + n, n))
-        b_c = self.param(f"candidate_bias_{name}", zeros, (n,))
-        of_x = x @ jnp.concatenate([w_ru[:D], w_c[:D]], axis=1)
-        of_x = of_x + jnp.concatenate([b_ru, b_c])[None, None]
-
-        def step(h: Array, x_t: Array) -> tuple[Array, Array]:
-            gates = nn.sigmoid(x_t[:, : 2 * n] + h @ w_ru[D:])
-            r, u = gates[:, :n], gates[:, n:]
-            c = jnp.tanh(x_t[:, 2 * n :] + (r * h) @ w_c[D:])
-            h = u * h + (1 - u) * c
-            return h, h
-
-        start = jnp.zeros((x.shape[0], n), of_x.dtype)
-        return jnp.moveaxis(jax.lax.scan(step, start, of_x.swapaxes(0, 1))[1], 0, 1)
-
-
-class Caser(nn.Module):
-    """Convolutions over the last `max_len` events as over an image [max_len, D].
-
-    Horizontal filters of each height, ReLU, maximum over time; one vertical filter over
-    the time of each dimension, ReLU. D' = filters * heights + D. As in the code there
-    is no user embedding and no layer after; unlike it (that has one output, for the
-    whole history) out[b, t] is what it gives where the events after t are zero, ours.
-    """
-
-    width: int = 64
-    heights: tuple[int, ...] = (2, 3, 4)
-    filters: int = 16
-    max_len: int = 10
-    dropout: float = 0.1
-
-    @property
-    def out_width(self) -> int:
-        return self.filters * len(self.heights) + self.width
-
-    @nn.compact
-    def __call__(
-        self, x: Array, length: Array, train: bool = False, only_last: bool = False
-    ) -> Array:
-        _check_length(x, self.max_len)
-        size = x.shape[1]
-        x = jnp.where(_existing(length, size), x, 0)
-        x = jnp.pad(x, ((0, 0), (0, self.max_len - size), (0, 0)))
-        normal, tenth = (
-            nn.initializers.truncated_normal(0.1),
-            nn.initializers.constant(0.1),
-        )
-        pool = self._pool_last if only_last else self._pool_all
-        parts = []
-        for height in self.heights:
-            kernel = self.param(
-                f"kernel_{height}", normal, (height, x.shape[-1], self.filters)
-            )
-            bias = self.param(f"bias_{height}", tenth, (self.filters,))
-            parts.append(pool(jnp.einsum("btd,hdf->hbtf", x, kernel), bias[None, None]))
-        kernel = self.param("vertical_kernel", normal, (self.max_len,))
-        bias = self.param("vertical_bias", tenth, ())
-        if only_last:
-            parts.append(nn.relu(jnp.einsum("btd,t->bd", x, kernel) + bias))
-        else:
-            sums = jnp.cumsum(x * kernel[None, :, None], axis=1)
-            parts.append(nn.relu(sums + bias))
-        out = jnp.concatenate(parts, axis=-1)
-        out = nn.Dropout(self.dropout, deterministic=not train)(out)
-        return out if only_last else out[:, :size]
-
-    def _pool_last(self, taps: Array, bias: Array) -> Array:
-        """taps[i]: product of every event with row i of the filter -> float[B, F]."""
-        windows = self.max_len - len(taps) + 1
-        y = sum(tap[:, i : i + windows] for i, tap in enumerate(taps))
-        return jnp.max(nn.relu(y + bias), axis=1)
-
-    def _pool_all(self, taps: Array, bias: Array) -> Array:
-        """The same for the histories that end at each event: float[B, T, F].
-
-        A window that starts at s sees at time t the first t - s + 1 of its events, at
-        most all: all that are full enter by a running maximum, the fewer than `height`
-        that are partly full one by one, those after t hold zeros. So T positions cost
-        `height` times one, not T times.
-        """
-        height, time = len(taps), jnp.arange(self.max_len)[None, :, None]
-        windows = self.max_len - height + 1
-        out = jnp.where(time + 1 < windows, nn.relu(bias), 0.0)  # a window after t
-        for seen in range(1, height + 1):
-            y = sum(_shift(taps[i], seen - 1 - i) for i in range(seen))
-            start = time - seen + 1
-            y = jnp.where((start >= 0) & (start < windows), nn.relu(y + bias), 0.0)
-            out = jnp.maximum(out, jax.lax.cummax(y, axis=1) if seen == height else y)
-        return out
-
-
-class NextItNet(nn.Module):
-    """Residual blocks of two causal convolutions with dilations d and 2 d.
-
-    Block: x + ReLU(LN(conv_2d(ReLU(LN(conv_d(x)))))), then padding to zero again. The
-    bias of the convolutions is zero at the start; LN's epsilon 1e-8 is ours.
-    """
-
-    width: int = 64
-    dilations: tuple[int, ...] = (1, 2, 1, 2, 1, 2)
-    kernel: int = 3
-    dropout: float = 0.0  # of a block's output; the code has none
-
-    @property
-    def out_width(self) -> int:
-        return self.width
-
-    @nn.compact
-    def __call__(
-        self, x: Array, length: Array, train: bool = False, only_last: bool = False
-    ) -> Array:
-        exists = _existing(length, x.shape[1])
-        x = jnp.where(exists, x, 0)
-        for block, dilation in enumerate(self.dilations):
-            y = x
-            for layer, step in enumerate((dilation, 2 * dilation)):
-                # A convolution as one product: [.., x_{t-2d}, x_{t-d}, x_t] W.
-                taps = [_shift(y, i * step) for i in reversed(range(self.kernel))]
-                y = nn.Dense(
-                    x.shape[-1],
-                    kernel_init=nn.initializers.truncated_normal(0.02),
-                    name=f"conv_{block}_{layer}",
-                )(jnp.concatenate(taps, axis=-1))
-                y = nn.relu(_norm(f"norm_{block}_{layer}")(y))
-            x = x + nn.Dropout(self.dropout, deterministic=not train)(y)
-            x = jnp.where(exists, x, 0)
-        return _at_last(x, length) if only_last else x
-
-
-class SASRec(nn.Module):
-    """Self-attention over the history, learned positions, `num_layers` blocks.
-
-    `prenorm="queries"` is SASRec's own code and the RL code's: with n = LN(x),
-    y = n + attention(queries n, keys and values x), m = LN(y), x' = m + FFN(m); no
-    projection after the heads. "all" is the usual pre-norm block with a projection:
-    y = x + attention(LN(x)), x' = y + FFN(LN(y)). A layer norm at the end of both.
-
-    `positions="left"` counts from the oldest event of the window (the RL code, which
-    pads on the right), "recency" from the newest of the history (SASRec's own code,
-    which pads on the left): out[b, t] then depends on `length`, not on later events.
-    """
-
-    width: int = 64
-    num_layers: int = 1
-    num_heads: int = 1
-    prenorm: str = "queries"
-    positions: str = "left"
-    scale_embedding: bool = False
-    ffn: int = 1
-    max_len: int = 10
-    dropout: float = 0.1
-
-    @property
-    def out_width(self) -> int:
-        return self.width
-
-    @nn.compact
-    def __call__(
-        self, x: Array, length: Array, train: bool = False, only_last: bool = False
-    ) -> Array:
-        _check_length(x, self.max_len)
-        exists, time = _existing(length, x.shape[1]), jnp.arange(x.shape[1])[None]
-        table = self.param(
-            "positions_table", nn.initializers.normal(0.01), (self.max_len, self.width)
-        )
-        index = time  # [1, T]
-        if self.positions == "recency":
-            index = jnp.maximum(length[:, None] - 1 - time, 0)
-        scale = self.width**0.5 if self.scale_embedding else 1.0
-        x = scale * x + table[index]
-        x = self._drop(x, train)
-        x = jnp.where(exists, x, 0)
-        for layer in range(self.num_layers):
-            asks, asks_exist, now = x, exists, time
-            if only_last and layer == self.num_layers - 1:  # one query, all keys
-                asks, now = _at_last(x, length)[:, None], jnp.maximum(length - 1, 0)
-                asks_exist, now = (length > 0)[:, None, None], now[:, None]
-            seen = exists[:, None, :, 0] & (time[:, None] <= now[:, :, None])
-            x = jnp.where(asks_exist, self._block(asks, x, seen, str(layer), train), 0)
-        x = _norm("norm_out")(x)
-        return x[:, 0] if only_last else x
-
-    def _drop(self, x: Array, train: bool) -> Array:
-        return nn.Dropout(self.dropout, deterministic=not train)(x)
-
-    def _block(self, asks: Array, x: Array, seen: Array, i: str, train: bool) -> Array:
-        """float[B, R, D] attend to float[B, T, D] where bool[B, R, T] -> [B, R, D]."""
-        D, paper = self.width, self.prenorm == "queries"
-
-        def dense(y: Array, size: int, name: str) -> Array:
-            return nn.Dense(size, kernel_init=glorot, name=f"{name}_{i}")(y)
-
-        def heads(y: Array) -> Array:
-            return y.reshape(*y.shape[:2], self.num_heads, D // self.num_heads)
-
-        norm = _norm(f"norm_attention_{i}")
-        n = norm(asks)
-        keys = x if paper else norm(x)
-        q, k, v = dense(n, D, "query"), dense(keys, D, "key"), dense(keys, D, "value")
-        score = jnp.einsum("brhd,bthd->bhrt", heads(q), heads(k))
-        score = score * (D // self.num_heads) ** -0.5
-        # Finite, then zeroed: a row that sees nothing must give zeros and no NaN.
-        weight = nn.softmax(jnp.where(seen[:, None], score, -1e9), axis=-1)
-        weight = self._drop(jnp.where(seen[:, None], weight, 0), train)
-        y = jnp.einsum("bhrt,bthd->brhd", weight, heads(v)).reshape(asks.shape)
-        if not paper:
-            y = self._drop(dense(y, D, "project"), train)
-        y = (n if paper else asks) + y
-        m = _norm(f"norm_ffn_{i}")(y)
-        h = self._drop(nn.relu(dense(m, self.ffn * D, "up")), train)
-        return (m if paper else y) + self._drop(dense(h, D, "down"), train)
-
-
 ENCODERS: dict[str, Callable[..., nn.Module]] = {
-    "gru": GRU,
-    "caser": Caser,
-    "nextitnet": NextItNet,
-    "sasrec": SASRec,
+    "gru": sequence.GRU,
+    "caser": sequence.Caser,
+    "nextitnet": sequence.NextItNet,
+    "sasrec": sequence.SASRec,
 }
 
 
@@ -338,12 +56,11 @@ def make(config: Any, seq_len: int) -> nn.Module:
     if config.name not in ENCODERS:
         known = ", ".join(ENCODERS)
         raise UserError(f"encoder {config.name!r} is unknown: use one of {known}")
-    for field, known in dict(
-        prenorm=("queries", "all"), positions=("left", "recency")
-    ).items():
-        if config[field] not in known:
+    choices = dict(prenorm=("queries", "all"), positions=("left", "recency"))
+    for field, (one, other) in choices.items():
+        if config[field] not in (one, other):
             raise UserError(
-                f"encoder.{field} {config[field]!r} is unknown: use {' or '.join(known)}"
+                f"encoder.{field} {config[field]!r} is unknown: use {one} or {other}"
             )
     if config.name == "sasrec" and config.width % config.num_heads:
         raise UserError(
