@@ -1,0 +1,100 @@
+"""Next-item prediction by cross entropy: the base of every method of the family.
+
+`positions="last"` is the base of the SQN paper (one transition an example);
+`positions="all"` learns from every event of a window at once, as SASRec and GRU4Rec's
+descendants do, which is the better use of long histories. `softmax` "full" or
+"sampled", with the logQ correction.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec import optim
+from jaxrec.losses import softmax
+from jaxrec.methods import recommender
+from jaxrec.models import recommender as networks
+from jaxrec.types import Array, Batch, Method, TrainState, UserError
+
+HPARAMS = dict(
+    **recommender.HPARAMS,
+    positions="last",  # or "all"; SQN's base: last
+    softmax="full",  # or "sampled"; SQN's base: full
+    negatives=256,  # of "sampled", shared by the batch, ours
+    popularity=0.0,  # power of the frequency that negatives are drawn with, ours
+    chunk=0,  # items at a time in the softmax; 0 = all at once, ours
+)
+
+
+def make(config: Any, info: dict[str, Any]) -> Method:
+    """Cross entropy over the catalogue."""
+    recommender.check(config, info)
+    if config.positions not in ("last", "all"):
+        raise UserError(f"positions {config.positions!r} is unknown: use last or all")
+    if config.softmax not in ("full", "sampled"):
+        raise UserError(f"softmax {config.softmax!r} is unknown: use full or sampled")
+    network = networks.make(config, info)
+    optimiser = optim.make(config.optim, config.steps)
+    count = jnp.asarray(info["item_count"], jnp.float32)
+    exists = (jnp.arange(info["vocab"]) > 0) & (
+        jnp.arange(info["vocab"]) <= info["num_items"]
+    )
+    # Smoothed by one, so that unseen items can be drawn; -inf where there is no item.
+    log_q = jnp.where(exists, config.popularity * jnp.log(count + 1.0), -jnp.inf)
+    log_q = jax.nn.log_softmax(log_q)
+
+    def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
+        event = recommender.transition(batch)
+        params = network.init(key, event.items, event.length)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=optimiser.init(params),
+        )
+
+    def loss_of_states(params: Any, x: Array, target: Array, key: Array) -> Array:
+        """x: float[N, D'], target: int32[N] -> float32[N]."""
+        table, bias = recommender.apply(network, params, "ce_table")
+        if config.softmax == "sampled":
+            drawn = jax.random.categorical(key, log_q, shape=(config.negatives,))
+            return softmax.sampled_cross_entropy(x, table, bias, target, drawn, log_q)
+        if config.chunk:
+            return softmax.chunked_cross_entropy(
+                x, table, bias, target, config.chunk, info["num_items"]
+            )
+        y = recommender.apply(network, params, "logits", x)
+        return softmax.cross_entropy(y, target)
+
+    def loss(params: Any, batch: Batch, key: Array) -> Array:
+        key_dropout, key_negatives = jax.random.split(key)
+        if config.positions == "last":
+            event = recommender.transition(batch)
+            x = recommender.state_of(
+                network, params, event.items, event.length, key_dropout
+            )
+            return jnp.mean(loss_of_states(params, x, event.action, key_negatives))
+        # The state after events 0..t predicts event t + 1.
+        items, length = recommender.align_left(batch["item"], batch["mask"])
+        target, given = items[:, 1:], jnp.maximum(length - 1, 0)
+        x = recommender.apply(
+            network, params, "states", items[:, :-1], given, True, key=key_dropout
+        )
+        rows = loss_of_states(
+            params, x.reshape(-1, x.shape[-1]), target.reshape(-1), key_negatives
+        )
+        weight = (target > 0).reshape(-1)
+        return jnp.sum(jnp.where(weight, rows, 0.0)) / jnp.maximum(weight.sum(), 1)
+
+    def train_step(
+        state: TrainState, batch: Batch, key: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        value, grads = jax.value_and_grad(loss)(state.params, batch, key)
+        params, opt_state = recommender.descend(
+            optimiser, grads, state.opt_state, state.params
+        )
+        state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+        return state, dict(loss=value)
+
+    scores = recommender.make_scores(network, info)
+    return Method(init, train_step, recommender.make_eval_step(scores), scores=scores)

@@ -1,0 +1,115 @@
+"""Prompt-based reinforcement learning for next-item recommendation (PRL).
+
+Xin, Pimentel, Karatzoglou, Ren, Christakopoulou and Ren, SIGIR 2022, arXiv 2206.07353.
+Supervised learning with the return as an input: from (return to go, history, step) the
+item that was taken is predicted, and at inference the return is prompted with a
+multiple of the mean return at that step. We have read public code and abstracts of the
+paper, not its full text; where code and abstract differ (the weight of the loss), both
+are options. No target network, no discount.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec import optim
+from jaxrec.losses import softmax
+from jaxrec.methods import recommender
+from jaxrec.models import recommender as networks
+from jaxrec.types import Array, Batch, Method, TrainState, UserError
+
+HPARAMS = dict(
+    **recommender.HPARAMS,
+    prompt="return",  # "off": encoder and softmax head alone, ours
+    prompt_dropout=0.3,  # code
+    max_step=50,  # code
+    prompt_mu=2.0,  # prompted return over the mean at that step, code
+    loss_weight="none",  # code; "immediate", "cumulative": by reward, as the abstract
+)
+
+
+def make(config: Any, info: dict[str, Any]) -> Method:
+    """L = w L_ce(s, t, R)."""
+    recommender.check(config, info)
+    for field, known in (
+        ("prompt", ("return", "off")),
+        ("loss_weight", ("none", "immediate", "cumulative")),
+    ):
+        if config[field] not in known:
+            raise UserError(f"{field} {config[field]!r} is unknown: {', '.join(known)}")
+    network = networks.make(config, info)
+    prompt = networks.Prompt(config.max_step, config.prompt_dropout)
+    optimiser = optim.make(config.optim, config.steps)
+    mean_return = jnp.asarray(info["mean_return"], jnp.float32)  # of training alone
+
+    def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
+        event = recommender.transition(batch)
+        key_network, key_prompt = jax.random.split(key)
+        params = dict(network=network.init(key_network, event.items, event.length))
+        x = recommender.state_of(network, params["network"], event.items, event.length)
+        if config.prompt == "return":
+            params["prompt"] = prompt.init(
+                key_prompt, x, event.timestep, event.reward_to_go
+            )
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=optimiser.init(params),
+            extra=jnp.copy(mean_return),
+        )
+
+    def logits(params, items, length, timestep, reward_to_go, key=None) -> Array:
+        keys = (None, None) if key is None else jax.random.split(key)
+        x = recommender.state_of(network, params["network"], items, length, keys[0])
+        if config.prompt == "return":
+            rngs = None if key is None else {"dropout": keys[1]}
+            train = key is not None
+            x = prompt.apply(
+                params["prompt"], x, timestep, reward_to_go, train, rngs=rngs
+            )
+        return recommender.apply(network, params["network"], "logits", x)
+
+    def train_step(
+        state: TrainState, batch: Batch, key: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        event = recommender.transition(batch)
+        weight = dict(
+            none=jnp.ones_like(event.reward),
+            immediate=event.reward,
+            cumulative=event.reward_to_go,
+        )[config.loss_weight]
+
+        def loss(params: Any) -> Array:
+            y = logits(
+                params,
+                event.items,
+                event.length,
+                event.timestep,
+                event.reward_to_go,
+                key,
+            )
+            return jnp.mean(weight * softmax.cross_entropy(y, event.action))
+
+        total, grads = jax.value_and_grad(loss)(state.params)
+        params, opt_state = recommender.descend(
+            optimiser, grads, state.opt_state, state.params
+        )
+        state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+        return state, dict(loss=total)
+
+    def scores(
+        state: TrainState, items: Array, length: Array, timestep: Array
+    ) -> Array:
+        # Past the longest training session the last mean stands.
+        step = jnp.minimum(timestep, state.extra.shape[0] - 1)
+        wanted = config.prompt_mu * state.extra[step]
+        y = logits(state.params, items, length, timestep, wanted)
+        return recommender.only_items(y, info)
+
+    return Method(
+        init,
+        train_step,
+        recommender.make_eval_step(scores),
+        scores=scores,
+    )

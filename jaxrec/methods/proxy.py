@@ -1,0 +1,78 @@
+"""HIST and FUT: regression of a count where SQN regresses a value.
+
+Labarca Silva, Parra and Toro Icarte, ICML 2024. The same head learns how many events
+came before (HIST) or will come after (FUT), as a share of `max_count`. It has no
+reward, no target network and no control in it: what it gains over cross entropy is the
+gain of an auxiliary task. (The published version read the wrong column, as its authors
+say; here it is the count that the text means.)
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec import optim
+from jaxrec.losses import recommender as losses
+from jaxrec.losses import softmax
+from jaxrec.methods import recommender
+from jaxrec.models import recommender as networks
+from jaxrec.types import Array, Batch, Method, TrainState
+
+HPARAMS = dict(
+    **recommender.HPARAMS,
+    weight=1.0,  # of the proxy's loss, code
+    td_scale=0.5,  # as in SQN
+    max_count=50,  # events that count as 1.0; the code's is the longest session, ours
+)
+
+
+def make_hist(config: Any, info: dict[str, Any]) -> Method:
+    """L = L_ce + weight scale (events before / max - Q(s, a))^2."""
+    return make(config, info, lambda event: event.timestep)
+
+
+def make_fut(config: Any, info: dict[str, Any]) -> Method:
+    """L = L_ce + weight scale (events after / max - Q(s, a))^2."""
+    return make(config, info, lambda event: event.remaining)
+
+
+def make(config: Any, info: dict[str, Any], count: Callable[..., Array]) -> Method:
+    """`count`: Transition -> int32[B], what the value head has to tell."""
+    recommender.check(config, info)
+    network = networks.make(config, info, q_heads=0)
+    optimiser = optim.make(config.optim, config.steps)
+
+    def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
+        event = recommender.transition(batch)
+        params = network.init(key, event.items, event.length)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=optimiser.init(params),
+        )
+
+    def train_step(
+        state: TrainState, batch: Batch, key: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        event = recommender.transition(batch)
+        share = jnp.minimum(count(event) / config.max_count, 1.0)
+
+        def loss(params: Any) -> tuple[Array, dict[str, Array]]:
+            x = recommender.state_of(network, params, event.items, event.length, key)
+            logits = recommender.apply(network, params, "logits", x)
+            ce = jnp.mean(softmax.cross_entropy(logits, event.action))
+            q = recommender.apply(network, params, "q_at", x, event.action)
+            proxy = jnp.mean(losses.proxy(q, share, config.td_scale))
+            return ce + config.weight * proxy, dict(ce=ce, proxy=proxy)
+
+        (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        params, opt_state = recommender.descend(
+            optimiser, grads, state.opt_state, state.params
+        )
+        state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+        return state, dict(loss=total, **parts)
+
+    scores = recommender.make_scores(network, info)
+    return Method(init, train_step, recommender.make_eval_step(scores), scores=scores)

@@ -1,0 +1,293 @@
+"""What the sequential recommenders share: transitions, network, optimisers, scores.
+
+A session is a trajectory of a Markov decision process: the state is what an encoder
+makes of the last L events, the action the next item, the reward its kind (a click or a
+purchase). Methods differ in their losses; each keeps its own step.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxrec import optim
+from jaxrec.losses import recommender as losses
+from jaxrec.models import encoders
+from jaxrec.models import recommender as networks
+from jaxrec.types import Array, Batch, TrainState, UserError
+
+# Settings of every method of the family; "code" is that of SQN, SNQN and SA2C.
+HPARAMS = dict(
+    encoder=encoders.SPEC,  # gru, caser, nextitnet, sasrec
+    tied=False,  # softmax rows = item table; code: a table of its own
+    optim=optim.spec(lr=5e-3),  # Adam; papers: 0.005 RetailRocket, 0.01 RC15
+)
+# Settings of those with a value head.
+VALUE_HPARAMS = dict(
+    gamma=0.5,  # paper
+    weight=1.0,  # of the value loss, code
+    td_scale=0.5,  # code (trfl); the papers write the square alone
+    target_dropout=True,  # dropout in target and selector passes, code
+)
+
+
+class Transition(NamedTuple):
+    """One event each of B sessions; histories from the left, zeros behind them."""
+
+    items: Array  # int32[B, L], the last L events before
+    length: Array  # int32[B], how many of them exist, 0 to L
+    action: Array  # int32[B], the item
+    reward: Array  # float32[B]
+    kind: Array  # int32[B], 0 = click, 1 = purchase
+    done: Array  # float32[B], 1.0 at the last event of the session
+    timestep: Array  # int32[B], index in the session
+    reward_to_go: Array  # float32[B]
+    remaining: Array  # int32[B], events after this one
+    next_items: Array  # int32[B, L], the last L events with this one
+    next_length: Array  # int32[B], 1 to L
+    next_action: Array  # int32[B], the next item, 0 at the last event
+
+
+def align_left(items: Array, exists: Array) -> tuple[Array, Array]:
+    """The events of windows [B, L] that end at the right: from the left, and how many.
+
+    `exists`: bool[B, L], False before the start of the session.
+    """
+    size = items.shape[1]
+    length = jnp.sum(exists, axis=1).astype(jnp.int32)
+    place = jnp.arange(size)[None, :]
+    index = jnp.minimum(place + (size - length)[:, None], size - 1)
+    moved = jnp.take_along_axis(items, index, axis=1)
+    return jnp.where(place < length[:, None], moved, 0), length
+
+
+def transition(batch: Batch) -> Transition:
+    """Windows [B, L + 1] of events, which end at the event to predict."""
+    item, mask = batch["item"], batch["mask"]
+    items, length = align_left(item[:, :-1], mask[:, :-1])
+    next_items, next_length = align_left(item[:, 1:], mask[:, 1:])
+    last = {name: array[:, -1] for name, array in batch.items() if array.ndim == 2}
+    return Transition(
+        items=items,
+        length=length,
+        action=last["item"],
+        reward=last["reward"],
+        kind=last["kind"],
+        done=last["done"],
+        timestep=last["timestep"],
+        reward_to_go=last["reward_to_go"],
+        remaining=last["remaining"],
+        next_items=next_items,
+        next_length=next_length,
+        next_action=last["next_item"],
+    )
+
+
+class Phases(NamedTuple):
+    """The optimiser before and after the switch at update T (SAC, SA2C).
+
+    `init(params)` -> its state; `descend(after bool[], grads, opt_state, params)` ->
+    (new params, new opt_state).
+    """
+
+    init: Callable[[Any], Any]
+    descend: Callable[..., tuple[Any, Any]]
+
+
+def make_phases(config: Any) -> Phases:
+    """Adam by `optim`, from update T on by `optim_after`.
+
+    With `reset_optim` the second starts with moments of its own (the code of SAC and
+    SA2C has two Adams); otherwise it goes on with those of the first.
+    """
+    before = optim.make(config.optim, config.steps)
+    after = optim.make(config.optim_after, config.steps)
+
+    def init(params: Any) -> Any:
+        states = dict(before=before.init(params))
+        if config.reset_optim:
+            states["after"] = after.init(params)
+        return states
+
+    def descend_one(is_after: Array, grads: Any, opt_state: Any, params: Any) -> Any:
+        late = "after" if config.reset_optim else "before"
+
+        def one(_: None) -> Any:
+            new, moved = descend(before, grads, opt_state["before"], params)
+            return new, dict(opt_state, before=moved)
+
+        def two(_: None) -> Any:
+            new, moved = descend(after, grads, opt_state[late], params)
+            return new, dict(opt_state, **{late: moved})
+
+        return jax.lax.cond(is_after, two, one, None)
+
+    return Phases(init, descend_one)
+
+
+def check(config: Any, info: dict[str, Any]) -> None:
+    """Raises UserError where the data are no sessions."""
+    if "num_items" not in info:
+        raise UserError(
+            f"the data {info.get('name', '')!r} are no sessions of items: use a source "
+            "of events, such as --config.data.source=simulated"
+        )
+
+
+def apply(network: networks.Recommender, params: Any, method: str, *args, key=None):
+    """network.<method>(*args) with these params; `key` turns dropout on.
+
+    Methods that end in `states` or `state` take `train` themselves; see the network.
+    """
+    rngs = None if key is None else {"dropout": key}
+    return network.apply(params, *args, method=method, rngs=rngs)
+
+
+def state_of(
+    network: networks.Recommender, params: Any, items: Array, length: Array, key=None
+) -> Array:
+    """The user's state float[B, D']; with a key dropout is on."""
+    return apply(network, params, "state", items, length, key is not None, key=key)
+
+
+def make_scores(
+    network: networks.Recommender, info: dict[str, Any], head: str = "logits"
+) -> Callable[..., Array]:
+    """Method.scores by a head of the network, from `state.params`."""
+
+    def scores(
+        state: TrainState, items: Array, length: Array, timestep: Array
+    ) -> Array:
+        x = state_of(network, state.params, items, length)
+        return only_items(apply(network, state.params, head, x), info)
+
+    return scores
+
+
+def only_items(y: Array, info: dict[str, Any]) -> Array:
+    """float[B, V] with -inf for what is no item."""
+    item = jnp.arange(info["vocab"])
+    exists = (item > 0) & (item <= info["num_items"])
+    return jnp.where(exists[None], y.astype(jnp.float32), -jnp.inf)
+
+
+def make_eval_step(scores: Callable[..., Array]) -> Callable[..., dict[str, Array]]:
+    """Held-out cross entropy of the softmax of some `Method.scores`."""
+
+    def eval_step(state: TrainState, batch: Batch, key: Array) -> dict[str, Array]:
+        event = transition(batch)
+        y = scores(state, event.items, event.length, event.timestep)
+        loss = optax.softmax_cross_entropy_with_integer_labels(y, event.action)
+        weight = batch["weight"]
+        return dict(loss=jnp.sum(weight * loss), count=jnp.sum(weight))
+
+    return eval_step
+
+
+def two_copies(init: Callable[[Array], Any], optimiser: Any, key: Array) -> TrainState:
+    """Copy 1 in `params`, copy 2 in `target_params`, an optimiser state for each.
+
+    `optimiser`: anything with `init(params)`, such as an optax transformation or a
+    dict of them (see `phases`).
+    """
+    key_1, key_2 = jax.random.split(key)
+    params, target = init(key_1), init(key_2)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        target_params=target,
+        opt_state=dict(first=optimiser(params), second=optimiser(target)),
+    )
+
+
+def coin(step: Array) -> Array:
+    """bool[]: whether copy 1 is the main one at this update.
+
+    A fair coin that depends on the update alone: with `num_seeds` > 1 all seeds toss
+    the same, so the choice stays a branch of the program and only one copy is trained.
+    """
+    return jax.random.bernoulli(jax.random.fold_in(jax.random.key(0x51), step))
+
+
+def toss(
+    update: Callable[[Any, Any, Any], tuple[Any, Any, dict[str, Array]]],
+    state: TrainState,
+) -> tuple[TrainState, dict[str, Array]]:
+    """One update of the copy that the coin makes main; the other is only read.
+
+    `update(main, target, opt_state)` -> (new main, new opt_state, metrics), as in SQN:
+    two full copies, a coin at each update, no averaging and no copying between them.
+    """
+    one, two, opt = state.params, state.target_params, state.opt_state
+
+    def first(_: None) -> Any:
+        params, opt_state, metrics = update(one, two, opt["first"])
+        return params, two, dict(first=opt_state, second=opt["second"]), metrics
+
+    def second(_: None) -> Any:
+        params, opt_state, metrics = update(two, one, opt["second"])
+        return one, params, dict(first=opt["first"], second=opt_state), metrics
+
+    one, two, opt, metrics = jax.lax.cond(coin(state.step), first, second, None)
+    state = state.replace(
+        step=state.step + 1, params=one, target_params=two, opt_state=opt
+    )
+    return state, metrics
+
+
+def bellman(
+    network: networks.Recommender,
+    main: Any,
+    target: Any,
+    event: Transition,
+    keys: tuple[Array | None, Array | None],
+    gamma: float,
+) -> Array:
+    """Double Q-learning: y = r + gamma (1 - d) Q_target(s', argmax_a Q_main(s', a)).
+
+    float32[B]. Only the selector needs the values of all items. `keys`: of the dropout
+    in the selector and the target pass, None for off.
+    """
+    x = state_of(network, main, event.next_items, event.next_length, keys[0])
+    best = jnp.argmax(apply(network, main, "q", x), axis=-1)
+    x = state_of(network, target, event.next_items, event.next_length, keys[1])
+    q_next = apply(network, target, "q_at", x, best)
+    return losses.target(event.reward, event.done, q_next, gamma)
+
+
+def same_state_value(
+    network: networks.Recommender,
+    main: Any,
+    target: Any,
+    event: Transition,
+    keys: tuple[Array | None, Array | None],
+) -> Array:
+    """Q_target(s, argmax_a Q_main(s, a)): what SNQN's negatives bootstrap from."""
+    x = state_of(network, main, event.items, event.length, keys[0])
+    best = jnp.argmax(apply(network, main, "q", x), axis=-1)
+    x = state_of(network, target, event.items, event.length, keys[1])
+    return apply(network, target, "q_at", x, best)
+
+
+def dropout_keys(config: Any, key: Array, count: int) -> tuple[Array | None, ...]:
+    """Keys for `count` target or selector passes; None where they have no dropout."""
+    if not config.target_dropout:
+        return (None,) * count
+    return tuple(jax.random.split(key, count))
+
+
+def negatives_of(key: Array, action: Array, num_items: int, count: int) -> Array:
+    """Other items of each row, uniform: int32[B, n]."""
+    keys = jax.random.split(key, len(action))
+    draw = jax.vmap(losses.sample_negatives, in_axes=(0, 0, None, None))
+    return draw(keys, action, num_items, count)
+
+
+def descend(
+    optimiser: optax.GradientTransformation, grads: Any, opt_state: Any, params: Any
+) -> tuple[Any, Any]:
+    """(new params, new opt_state) of one step down."""
+    updates, opt_state = optimiser.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state

@@ -1,0 +1,75 @@
+"""Self-supervised actor-critic for recommendation (SAC): not soft actor-critic.
+
+Xin, Karatzoglou, Arapakis and Jose, SIGIR 2020, arXiv 2006.05779. SQN until update T,
+then the cross entropy is weighted by the value of the logged item, which the gradient
+does not enter. The paper does not state T; its code has 15,000 updates (of both copies
+together) and a fresh Adam at the switch. The weight is neither clipped nor normalised.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec import optim
+from jaxrec.losses import recommender as losses
+from jaxrec.losses import softmax
+from jaxrec.methods import recommender
+from jaxrec.models import recommender as networks
+from jaxrec.types import Array, Batch, Method, TrainState
+
+HPARAMS = dict(
+    **recommender.HPARAMS,
+    **recommender.VALUE_HPARAMS,
+    switch=15_000,  # T in updates, code
+    optim_after=optim.spec(lr=5e-3),  # the same rate as before, code
+    reset_optim=True,  # fresh moments at the switch, code
+)
+
+
+def make(config: Any, info: dict[str, Any]) -> Method:
+    """step < T: L_ce + weight L_q;  then: sg(Q(s, a)) L_ce + weight L_q."""
+    recommender.check(config, info)
+    network = networks.make(config, info, q_heads=0)
+    phases = recommender.make_phases(config)
+
+    def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
+        event = recommender.transition(batch)
+        return recommender.two_copies(
+            lambda key: network.init(key, event.items, event.length),
+            phases.init,
+            key,
+        )
+
+    def train_step(
+        state: TrainState, batch: Batch, key: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        event = recommender.transition(batch)
+        key_main, key_targets = jax.random.split(key)
+        keys = recommender.dropout_keys(config, key_targets, 2)
+        after = state.step >= config.switch
+
+        def update(main: Any, target: Any, opt_state: Any) -> Any:
+            y = recommender.bellman(network, main, target, event, keys, config.gamma)
+
+            def loss(params: Any) -> tuple[Array, dict[str, Array]]:
+                x = recommender.state_of(
+                    network, params, event.items, event.length, key_main
+                )
+                logits = recommender.apply(network, params, "logits", x)
+                ce = softmax.cross_entropy(logits, event.action)
+                q = recommender.apply(network, params, "q_at", x, event.action)
+                weight = jnp.where(after, jax.lax.stop_gradient(q), 1.0)
+                actor = jnp.mean(weight * ce)
+                td = jnp.mean(losses.td(q, y, config.td_scale))
+                parts = dict(ce=jnp.mean(ce), td=td, q=jnp.mean(q))
+                return actor + config.weight * td, parts
+
+            (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(main)
+            params, opt_state = phases.descend(after, grads, opt_state, main)
+            return params, opt_state, dict(loss=total, **parts)
+
+        return recommender.toss(update, state)
+
+    scores = recommender.make_scores(network, info)
+    return Method(init, train_step, recommender.make_eval_step(scores), scores=scores)

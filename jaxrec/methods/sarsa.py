@@ -1,0 +1,69 @@
+"""EVAL: SQN that evaluates the logged policy instead of improving on it.
+
+Labarca Silva, Parra and Toro Icarte, ICML 2024. The target bootstraps from the item
+that was logged next (as SARSA does) in place of the best one. If it does as well as
+SQN, the gain of SQN is that of an auxiliary task and not of control.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec import optim
+from jaxrec.losses import recommender as losses
+from jaxrec.losses import softmax
+from jaxrec.methods import recommender
+from jaxrec.models import recommender as networks
+from jaxrec.types import Array, Batch, Method, TrainState
+
+HPARAMS = dict(**recommender.HPARAMS, **recommender.VALUE_HPARAMS)
+
+
+def make(config: Any, info: dict[str, Any]) -> Method:
+    """L = L_ce + weight L_q, with y = r + gamma (1 - d) Q_target(s', a')."""
+    recommender.check(config, info)
+    network = networks.make(config, info, q_heads=0)
+    optimiser = optim.make(config.optim, config.steps)
+
+    def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
+        event = recommender.transition(batch)
+        return recommender.two_copies(
+            lambda key: network.init(key, event.items, event.length),
+            optimiser.init,
+            key,
+        )
+
+    def train_step(
+        state: TrainState, batch: Batch, key: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        event = recommender.transition(batch)
+        key_main, key_target = jax.random.split(key)
+        (key_target,) = recommender.dropout_keys(config, key_target, 1)
+
+        def update(main: Any, target: Any, opt_state: Any) -> Any:
+            x = recommender.state_of(
+                network, target, event.next_items, event.next_length, key_target
+            )
+            # At the last event there is no next item: its value is masked by `done`.
+            q_next = recommender.apply(network, target, "q_at", x, event.next_action)
+            y = losses.target(event.reward, event.done, q_next, config.gamma)
+
+            def loss(params: Any) -> tuple[Array, dict[str, Array]]:
+                x = recommender.state_of(
+                    network, params, event.items, event.length, key_main
+                )
+                logits = recommender.apply(network, params, "logits", x)
+                ce = jnp.mean(softmax.cross_entropy(logits, event.action))
+                q = recommender.apply(network, params, "q_at", x, event.action)
+                td = jnp.mean(losses.td(q, y, config.td_scale))
+                return ce + config.weight * td, dict(ce=ce, td=td, q=jnp.mean(q))
+
+            (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(main)
+            params, opt_state = recommender.descend(optimiser, grads, opt_state, main)
+            return params, opt_state, dict(loss=total, **parts)
+
+        return recommender.toss(update, state)
+
+    scores = recommender.make_scores(network, info)
+    return Method(init, train_step, recommender.make_eval_step(scores), scores=scores)

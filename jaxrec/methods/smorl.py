@@ -1,0 +1,110 @@
+"""Scalarised multi-objective reinforcement learning for recommendation (SMORL).
+
+Stamenkovic, Karatzoglou, Arapakis, Xin and Katevas, WSDM 2022, arXiv 2110.15097. SQN
+with three value heads (accuracy, diversity, novelty) whose weighted sum chooses the
+action. Read: public code and abstracts, not the full text. As in that code the
+diversity and novelty rewards are those of the item that the model now ranks first,
+while the values are regressed at the logged item; `reward_item="logged"` is ours.
+
+Diversity needs item vectors that do not move: those of an earlier stage.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec import optim
+from jaxrec.losses import recommender as losses
+from jaxrec.losses import softmax
+from jaxrec.methods import recommender
+from jaxrec.models import recommender as networks
+from jaxrec.types import Array, Batch, Method, TrainState, UserError
+
+HPARAMS = dict(
+    **recommender.HPARAMS,
+    **recommender.VALUE_HPARAMS,
+    objectives=(1.0, 1.0, 1.0),  # w of accuracy, diversity, novelty; code
+    embedding_stage="embed",  # earlier stage whose item table measures diversity
+    popular=0.1,  # share of items that count as popular, ours after recollection
+    reward_item="predicted",  # code; or "logged"
+)
+
+
+def make(config: Any, info: dict[str, Any]) -> Method:
+    """L = L_ce + weight sum_k w_k L_k, with a* = argmax_a sum_k w_k Q_k(s', a)."""
+    recommender.check(config, info)
+    if len(config.objectives) != 3:
+        raise UserError(f"objectives={config.objectives}: give three weights")
+    if config.reward_item not in ("predicted", "logged"):
+        raise UserError(f"reward_item {config.reward_item!r}: use predicted or logged")
+    network = networks.make(config, info, q_heads=3)
+    optimiser = optim.make(config.optim, config.steps)
+    weights = jnp.asarray(config.objectives, jnp.float32)
+    count = jnp.asarray(info["item_count"])
+    most = max(1, round(config.popular * info["num_items"]))
+    unpopular = jnp.ones(info["vocab"]).at[jnp.argsort(-count)[:most]].set(0.0)
+
+    def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
+        if config.embedding_stage not in earlier:
+            raise UserError(
+                f"embedding_stage={config.embedding_stage!r}: name an earlier stage "
+                "that trains an item table, and in `uses` too"
+            )
+        event = recommender.transition(batch)
+        state = recommender.two_copies(
+            lambda key: network.init(key, event.items, event.length),
+            optimiser.init,
+            key,
+        )
+        params = earlier[config.embedding_stage].params["params"]
+        table = params["item_table"]["embedding"]
+        norm = jnp.linalg.norm(table, axis=-1, keepdims=True)
+        return state.replace(extra=table / jnp.maximum(norm, 1e-8))
+
+    def train_step(
+        state: TrainState, batch: Batch, key: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        event = recommender.transition(batch)
+        key_main, key_targets = jax.random.split(key)
+        keys = recommender.dropout_keys(config, key_targets, 3)
+        index = jnp.maximum(event.length - 1, 0)[:, None]
+        newest = jnp.take_along_axis(event.items, index, axis=1)[:, 0]
+
+        def rewards(main: Any) -> Array:
+            """Accuracy, diversity, novelty: float32[B, 3]."""
+            item = event.action
+            if config.reward_item == "predicted":
+                args = event.items, event.length, keys[2]
+                x = recommender.state_of(network, main, *args)
+                item = jnp.argmax(recommender.apply(network, main, "logits", x), -1)
+            similar = jnp.sum(state.extra[newest] * state.extra[item], axis=-1)
+            return jnp.stack([event.reward, 1.0 - similar, unpopular[item]], axis=1)
+
+        def update(main: Any, target: Any, opt_state: Any) -> Any:
+            args = event.next_items, event.next_length
+            x = recommender.state_of(network, main, *args, keys[0])
+            best = recommender.apply(network, main, "q_mixed", x, weights).argmax(-1)
+            x = recommender.state_of(network, target, *args, keys[1])
+            q_next = recommender.apply(network, target, "q_at", x, best)  # [B, 3]
+            y = losses.target(rewards(main), event.done[:, None], q_next, config.gamma)
+
+            def loss(params: Any) -> tuple[Array, dict[str, Array]]:
+                x = recommender.state_of(
+                    network, params, event.items, event.length, key_main
+                )
+                logits = recommender.apply(network, params, "logits", x)
+                ce = jnp.mean(softmax.cross_entropy(logits, event.action))
+                q = recommender.apply(network, params, "q_at", x, event.action)
+                td = jax.vmap(losses.smorl, in_axes=(0, 0, None, None))
+                td = jnp.mean(td(q, y, weights, config.td_scale))
+                return ce + config.weight * td, dict(ce=ce, td=td)
+
+            (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(main)
+            params, opt_state = recommender.descend(optimiser, grads, opt_state, main)
+            return params, opt_state, dict(loss=total, **parts)
+
+        return recommender.toss(update, state)
+
+    scores = recommender.make_scores(network, info)
+    return Method(init, train_step, recommender.make_eval_step(scores), scores=scores)

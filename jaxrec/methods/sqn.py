@@ -1,0 +1,67 @@
+"""Self-supervised Q-learning for recommendation (SQN).
+
+Xin, Karatzoglou, Arapakis and Jose, SIGIR 2020, arXiv 2006.05779. A softmax head and a
+value head share one encoder; the value head learns by double Q-learning on the logged
+transitions and shapes the states, the softmax head ranks. Differences from the paper
+are those of the authors' code, which we follow: the squared error is halved, the value
+head has no activation, dropout is on in the target passes.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec import optim
+from jaxrec.losses import recommender as losses
+from jaxrec.losses import softmax
+from jaxrec.methods import recommender
+from jaxrec.models import recommender as networks
+from jaxrec.types import Array, Batch, Method, TrainState
+
+HPARAMS = dict(**recommender.HPARAMS, **recommender.VALUE_HPARAMS)
+
+
+def make(config: Any, info: dict[str, Any]) -> Method:
+    """L = L_ce + weight L_q."""
+    recommender.check(config, info)
+    network = networks.make(config, info, q_heads=0)
+    optimiser = optim.make(config.optim, config.steps)
+
+    def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
+        event = recommender.transition(batch)
+        return recommender.two_copies(
+            lambda key: network.init(key, event.items, event.length),
+            optimiser.init,
+            key,
+        )
+
+    def train_step(
+        state: TrainState, batch: Batch, key: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        event = recommender.transition(batch)
+        key_main, key_targets = jax.random.split(key)
+        keys = recommender.dropout_keys(config, key_targets, 2)
+
+        def update(main: Any, target: Any, opt_state: Any) -> Any:
+            y = recommender.bellman(network, main, target, event, keys, config.gamma)
+
+            def loss(params: Any) -> tuple[Array, dict[str, Array]]:
+                x = recommender.state_of(
+                    network, params, event.items, event.length, key_main
+                )
+                logits = recommender.apply(network, params, "logits", x)
+                ce = jnp.mean(softmax.cross_entropy(logits, event.action))
+                q = recommender.apply(network, params, "q_at", x, event.action)
+                td = jnp.mean(losses.td(q, y, config.td_scale))
+                total = ce + config.weight * td
+                return total, dict(ce=ce, td=td, q=jnp.mean(q))
+
+            (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(main)
+            params, opt_state = recommender.descend(optimiser, grads, opt_state, main)
+            return params, opt_state, dict(loss=total, **parts)
+
+        return recommender.toss(update, state)
+
+    scores = recommender.make_scores(network, info)
+    return Method(init, train_step, recommender.make_eval_step(scores), scores=scores)

@@ -1,0 +1,85 @@
+"""Value-penalised Q-learning (VPQ): an actor weighted by careful values.
+
+After public code of VPQ (Gao et al. 2021), read without the paper's text. The value
+head is K linear heads, mixed by random convex weights at every step (as REM); a target
+is divided by 1 + coefficient times the heads' standard deviation, so that values the
+heads disagree on count less. The cross entropy is weighted as in SAC.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec import optim
+from jaxrec.losses import recommender as losses
+from jaxrec.losses import softmax
+from jaxrec.methods import recommender
+from jaxrec.models import recommender as networks
+from jaxrec.types import Array, Batch, Method, TrainState
+
+HPARAMS = dict(
+    **recommender.HPARAMS,
+    **recommender.VALUE_HPARAMS,
+    num_heads=15,  # K, code
+    penalty=10.0,  # coefficient, code
+    switch=15_000,  # T in updates, as SAC's code
+    optim_after=optim.spec(lr=5e-3),  # as SAC's code
+    reset_optim=True,  # as SAC's code
+)
+
+
+def make(config: Any, info: dict[str, Any]) -> Method:
+    """step < T: L_ce + weight L_q;  then: sg(Q(s, a)) L_ce + weight L_q."""
+    recommender.check(config, info)
+    network = networks.make(config, info, q_heads=config.num_heads)
+    phases = recommender.make_phases(config)
+
+    def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
+        event = recommender.transition(batch)
+        return recommender.two_copies(
+            lambda key: network.init(key, event.items, event.length),
+            phases.init,
+            key,
+        )
+
+    def train_step(
+        state: TrainState, batch: Batch, key: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        event = recommender.transition(batch)
+        key_main, key_targets, key_mix = jax.random.split(key, 3)
+        keys = recommender.dropout_keys(config, key_targets, 2)
+        mix = losses.convex_weights(key_mix, config.num_heads)
+        after = state.step >= config.switch
+
+        def update(main: Any, target: Any, opt_state: Any) -> Any:
+            args = event.next_items, event.next_length
+            x = recommender.state_of(network, main, *args, keys[0])
+            best = recommender.apply(network, main, "q_mixed", x, mix).argmax(-1)
+            x = recommender.state_of(network, target, *args, keys[1])
+            heads = recommender.apply(network, target, "q_at", x, best)  # [B, K]
+            penalty = jax.vmap(losses.vpq_penalty, in_axes=(0, None))
+            q_next = penalty(heads, config.penalty) * (heads @ mix)
+            y = losses.target(event.reward, event.done, q_next, config.gamma)
+
+            def loss(params: Any) -> tuple[Array, dict[str, Array]]:
+                x = recommender.state_of(
+                    network, params, event.items, event.length, key_main
+                )
+                logits = recommender.apply(network, params, "logits", x)
+                ce = softmax.cross_entropy(logits, event.action)
+                q = recommender.apply(network, params, "q_at", x, event.action) @ mix
+                weight = jnp.where(after, jax.lax.stop_gradient(q), 1.0)
+                actor = jnp.mean(weight * ce)
+                td = jnp.mean(losses.td(q, y, config.td_scale))
+                parts = dict(ce=jnp.mean(ce), td=td, q=jnp.mean(q))
+                return actor + config.weight * td, parts
+
+            (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(main)
+            params, opt_state = phases.descend(after, grads, opt_state, main)
+            return params, opt_state, dict(loss=total, **parts)
+
+        return recommender.toss(update, state)
+
+    scores = recommender.make_scores(network, info)
+    return Method(init, train_step, recommender.make_eval_step(scores), scores=scores)
