@@ -1,0 +1,97 @@
+"""Events: the raw columns that every reader of logs returns.
+
+Readers know files, `jaxrec.data.protocol` knows sessions and splits; this is what
+passes between them.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxrec.types import UserError
+
+CLICK, PURCHASE = 0, 1
+
+
+class Events(NamedTuple):
+    """N events in any order; equal times keep the order of the rows.
+
+    `session`, `user`: integers or strings, any ids. `user` None: unknown.
+    `item`: integers or strings, the log's own ids.
+    `time`: float64 or int64, seconds; only an order unless `facts["timestamps"]`.
+    `kind`: int8, 0 = click (view, other ratings), 1 = purchase (cart, rating of 5).
+    `part`: int8, 0 train, 1 valid, 2 test where the files are split; None: they are
+        not.
+    `scored`: bool, False for events that held-out sessions have as history only.
+    `facts`: name, timestamps (bool, default True), purchase (what kind 1 means),
+        titles {item id: str}, attributes (item ids [M], attribute ids [M]).
+    """
+
+    session: np.ndarray
+    item: np.ndarray
+    time: np.ndarray
+    kind: np.ndarray
+    user: np.ndarray | None = None
+    part: np.ndarray | None = None
+    scored: np.ndarray | None = None
+    facts: Mapping[str, Any] = {}
+
+
+def make(
+    session: Any,
+    item: Any,
+    time: Any = None,
+    kind: Any = None,
+    *,
+    facts: Mapping[str, Any] | None = None,
+    **optional: Any,
+) -> Events:
+    """Events of equal-length columns; without `time` the order of the rows is kept.
+
+    Raises UserError for columns of unequal lengths, no events or times that are no
+    finite numbers.
+    """
+    facts = dict(facts or {})
+    name = facts.get("name", "events")
+    session, item = np.asarray(session), np.asarray(item)
+    if time is None:
+        time, facts["timestamps"] = np.arange(len(item)), False
+    time = np.asarray(time)
+    kind = np.zeros(len(item), np.int8) if kind is None else np.asarray(kind, np.int8)
+    columns = dict(session=session, item=item, time=time, kind=kind) | {
+        k: np.asarray(v) for k, v in optional.items() if v is not None
+    }
+    lengths = {k: len(v) for k, v in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise UserError(f"{name}: columns differ in length: {lengths}")
+    if not len(item):
+        raise UserError(f"{name}: no events, the file is empty but for its header")
+    if not np.isfinite(time).all():
+        row = int(np.flatnonzero(~np.isfinite(time))[0])
+        raise UserError(f"{name}: the time of event {row} is {time[row]}")
+    if kind.min() < CLICK or kind.max() > PURCHASE:
+        raise UserError(f"{name}: a kind is 0 or 1, found {kind.min()} to {kind.max()}")
+    return Events(**columns, facts=facts)
+
+
+def concatenate(parts: Mapping[int, Events]) -> Events:
+    """Files of one log as one: {part: events}; sessions of different parts differ."""
+    columns = {}
+    for field in ("session", "item", "time", "kind", "user", "scored"):
+        found = [getattr(events, field) for events in parts.values()]
+        if field == "session":  # the same id in two files is two sessions
+            codes = [np.unique(x, return_inverse=True)[1] for x in found]
+            sizes = np.cumsum([0] + [code.max() + 1 for code in codes])
+            found = [code + size for code, size in zip(codes, sizes)]
+        if field == "scored" and any(x is not None for x in found):
+            found = [
+                np.ones(len(e.item), bool) if x is None else x
+                for x, e in zip(found, parts.values())
+            ]
+        if all(x is not None for x in found):
+            columns[field] = np.concatenate(found)
+    number = [np.full(len(e.item), part, np.int8) for part, e in parts.items()]
+    facts = dict(next(iter(parts.values())).facts)
+    facts["timestamps"] = all(e.facts.get("timestamps", True) for e in parts.values())
+    return Events(**columns, part=np.concatenate(number), facts=facts)

@@ -1,0 +1,376 @@
+"""From a log of events to sessions, splits and the flat arrays of a recommender.
+
+The papers (SQN, SIGIR'20; SNQN and SA2C, WSDM'22) split sessions at random 8:1:1 and
+predict every event, the first from an empty history; their later reproductions split
+by time (`jaxrec.data.presets` names who does what). Every choice is a field, and
+the fields used are echoed in `info["protocol"]` with the counts they led to.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxrec.data import presets
+from jaxrec.data.events import PURCHASE, Events
+from jaxrec.types import Dataset, UserError
+
+VERSION = 1  # raise when `prepare` changes, so that caches are made anew
+PARTS = ("train", "valid", "test")
+SPLITS = (
+    "random_session",
+    "temporal_quantile",
+    "last_days",
+    "leave_one_out",
+    "pre_split",
+)
+COLUMNS = (
+    "item",
+    "kind",
+    "reward",
+    "timestep",
+    "next_item",
+    "done",
+    "reward_to_go",
+    "remaining",
+)
+LANES = 128  # the vocabulary is a multiple: even shards and full vector lanes
+DAY = 86400.0
+
+
+def dataset(events: Events, config: Any, source: str = "") -> Dataset:
+    """`events` by the protocol of `config` (a `config.data`), kept in memory.
+
+    `source` selects the presets of a source; "" takes `config.source`.
+    """
+    settings = presets.settings(config, source or config.source, config.name)
+    return assemble(*prepare(events, settings))
+
+
+def prepare(
+    events: Events, settings: Mapping[str, Any]
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """(arrays, JSON facts) that `assemble` makes a Dataset of.
+
+    `settings`: the resolved fields of `presets.settings`. Raises UserError where no
+    events are left, or a split is empty.
+    """
+    name = events.facts.get("name", "events")
+    columns, ends = _sessions(events, settings, name)
+    counts = dict(read=_count(events.session, events.item, events.kind))
+    columns = _filter(columns, settings, name)
+    counts["kept"] = _count(columns["session"], columns["item"], columns["kind"])
+    part = split(columns, settings, name, ends)
+    arrays, facts = _encode(columns, part, settings, name)
+    facts["protocol"] = dict(
+        settings,
+        purchase=events.facts.get("purchase", "as in the log"),
+        counts=counts | facts.pop("counts"),
+        **events.facts.get("notes", {}),
+    )
+    facts |= dict(name=name, seq_len=settings["seq_len"])
+    _catalogue(arrays, facts, events.facts)
+    return arrays, facts
+
+
+def assemble(
+    arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]
+) -> Dataset:
+    """The Dataset of prepared arrays, which may be memory-mapped."""
+    flat = {p: {c: arrays[f"{p}/{c}"] for c in COLUMNS} for p in PARTS}
+    protocol = facts["protocol"]
+    info = dict(
+        name=facts["name"],
+        version=facts["version"],
+        num_items=facts["num_items"],
+        vocab=vocab(facts["num_items"]),
+        seq_len=facts["seq_len"],
+        num_rows=len(flat["train"]["item"]),
+        num_sessions=protocol["counts"]["train"]["sessions"],
+        item_count=arrays["item_count"],
+        mean_return=arrays["mean_return"],
+        kinds=("click", "purchase"),
+        rewards=(protocol["click_reward"], protocol["buy_reward"]),
+        mask_seen=protocol["mask_seen"],
+        protocol=protocol,
+        attributes=arrays.get("attributes"),
+        titles=arrays["titles"].tolist() if "titles" in arrays else None,
+        train=flat["train"],
+        item_ids=arrays["item_ids"],
+    )
+    return Dataset(
+        train=flat["train"],
+        evals={p: flat[p] for p in PARTS[1:]},
+        info=info,
+        window=facts["seq_len"] + 1,
+        drawn={p: arrays[f"{p}/drawn"] for p in PARTS},
+    )
+
+
+def vocab(num_items: int) -> int:
+    """V: items and the padding, rounded up to LANES."""
+    return -(-(num_items + 1) // LANES) * LANES
+
+
+def split(
+    columns: Mapping[str, np.ndarray],
+    settings: Mapping[str, Any],
+    name: str,
+    timestamps: bool,
+) -> np.ndarray:
+    """int8[N]: the part (0, 1, 2) of each event; columns sorted by session and time.
+
+    All but leave_one_out give whole sessions to one part.
+    """
+    session, time = columns["session"], columns["time"]
+    kind, share = settings["split"], (settings["valid"], settings["test"])
+    if kind not in SPLITS:
+        raise UserError(f"data.split={kind!r}: one of {', '.join(SPLITS)}")
+    if kind in ("temporal_quantile", "last_days") and not timestamps:
+        raise UserError(
+            f"{name} has no timestamps: data.split={kind} needs them, choose "
+            "random_session or leave_one_out"
+        )
+    if min(share) <= 0 or sum(share) >= 1:
+        raise UserError(f"data.valid and data.test are shares above 0, got {share}")
+    start = np.flatnonzero(np.diff(session, prepend=-1))
+    length = np.diff(start, append=len(session))
+    if kind == "leave_one_out":
+        remaining = _remaining(start, length)
+        short = np.repeat(length < 3, length)  # too short to be held out
+        return np.where(
+            short, 0, np.select([remaining == 0, remaining == 1], [2, 1], 0)
+        ).astype(np.int8)
+    last = time[start + length - 1]
+    if kind == "pre_split":
+        of_session = _given(columns, start, last, timestamps, settings, name)
+    elif kind == "last_days":
+        days, final = settings["test_days"], last.max()
+        of_session = np.zeros(len(start), np.int8)
+        of_session[last > final - 2 * days * DAY] = 1
+        of_session[last > final - days * DAY] = 2
+    else:
+        generator = np.random.default_rng(settings["seed"])
+        order = (
+            np.argsort(last, kind="stable")
+            if kind == "temporal_quantile"
+            else generator.permutation(len(start))
+        )
+        of_session = np.zeros(len(start), np.int8)
+        cut = [round(len(start) * x) for x in (1 - sum(share), 1 - share[1])]
+        of_session[order[cut[0] :]] = 1
+        of_session[order[cut[1] :]] = 2
+    return np.repeat(of_session, length)
+
+
+def _given(columns, start, last, timestamps, settings, name):
+    """Parts that the files name; a missing valid set is the end of training."""
+    if columns.get("part") is None:
+        raise UserError(
+            f"{name} comes without a split: data.split=pre_split needs files for "
+            "training and for testing, choose another one"
+        )
+    part = columns["part"][start].copy()
+    if (part == 1).any():
+        return part
+    train = np.flatnonzero(part == 0)
+    generator = np.random.default_rng(settings["seed"])
+    order = np.argsort(last[train], kind="stable")
+    order = train[order] if timestamps else generator.permutation(train)
+    part[order[len(order) - round(len(order) * settings["valid"]) :]] = 1
+    return part
+
+
+def _sessions(events, settings, name):
+    """Columns sorted by (session, time, row), sessions coded from 0."""
+    timestamps = bool(events.facts.get("timestamps", True))
+    by_user = settings["session_by"] == "user"
+    if settings["session_by"] not in ("user", "session"):
+        raise UserError(
+            f"data.session_by={settings['session_by']!r}: user or session"
+        )
+    if by_user and events.user is None:
+        raise UserError(
+            f"{name} names no users: data.session_by=user needs them, choose session"
+        )
+    if settings["session_gap"] > 0 and not timestamps:
+        raise UserError(
+            f"{name} has no timestamps: data.session_gap needs them, set it to 0"
+        )
+    key = events.user if by_user else events.session
+    session = np.unique(key, return_inverse=True)[1].reshape(-1)
+    item_ids, item = np.unique(events.item, return_inverse=True)
+    order = np.lexsort((events.time, session))  # stable: rows break ties
+    columns = dict(
+        session=session, item=item.reshape(-1), time=events.time, kind=events.kind
+    )
+    optional = dict(part=events.part, scored=events.scored)
+    columns |= {k: v for k, v in optional.items() if v is not None}
+    columns = {k: v[order] for k, v in columns.items()}
+    columns["item_ids"] = item_ids
+    session, time = columns["session"], columns["time"]
+    new = np.diff(session, prepend=-1) != 0
+    if settings["session_gap"] > 0:
+        new |= np.diff(time, prepend=time[0]) > settings["session_gap"] * 60
+    if settings["session_chunk"] > 0:
+        start = np.flatnonzero(new)
+        length = np.diff(start, append=len(new))
+        new |= (np.arange(len(new)) - np.repeat(start, length)) % settings[
+            "session_chunk"
+        ] == 0
+    columns["session"] = np.cumsum(new) - 1
+    return columns, timestamps
+
+
+def _filter(columns, settings, name):
+    """Fewer sessions and items: sample, then the least lengths, once or iterated."""
+    item_ids = columns.pop("item_ids")
+    kept = _sample(columns, settings)
+
+    def shrink(columns):
+        session, item = columns["session"], columns["item"]
+        keep = np.bincount(session)[session] >= settings["min_session"]
+        columns = {k: v[keep] for k, v in columns.items()}
+        item = columns["item"]
+        keep = np.bincount(item, minlength=1)[item] >= settings["min_item"]
+        return {k: v[keep] for k, v in columns.items()}
+
+    before = -1
+    while before != len(kept["item"]):
+        before = len(kept["item"])
+        kept = shrink(kept)
+        if not settings["iterate"]:
+            break
+    if not len(kept["item"]):
+        raise UserError(
+            f"{name}: no events are left after data.min_session="
+            f"{settings['min_session']} and data.min_item={settings['min_item']}: "
+            "lower them"
+        )
+    kept["session"] = np.unique(kept["session"], return_inverse=True)[1].reshape(-1)
+    kept["item_ids"] = item_ids
+    return kept
+
+
+def _sample(columns, settings):
+    """Sessions with enough clicks, and of those a seeded sample."""
+    session = columns["session"]
+    total = int(session.max()) + 1
+    clicks = np.bincount(session, columns["kind"] != PURCHASE, total)
+    good = np.flatnonzero(clicks >= settings["min_clicks"])
+    wanted = settings["sample_sessions"]
+    if 0 < wanted < len(good):
+        good = np.random.default_rng(settings["seed"]).choice(good, wanted, False)
+    chosen = np.zeros(total, bool)
+    chosen[good] = True
+    return {k: v[chosen[session]] for k, v in columns.items()}
+
+
+def _encode(columns, part, settings, name):
+    """Items 1 .. num_items and the flat arrays of every part."""
+    item, ids = columns["item"], columns["item_ids"]
+    seen = np.zeros(len(ids), bool)
+    seen[item[part == 0]] = True
+    known = np.zeros(len(ids), bool)
+    known[item] = True
+    drop = settings["drop_unseen_items"]
+    chosen = seen if drop else known
+    code = np.where(chosen, np.cumsum(chosen), 0).astype(np.int32)
+    num_items = int(chosen.sum())
+    arrays, counts = {}, {}
+    together = settings["split"] == "leave_one_out"
+    for number, of_part in enumerate(PARTS):
+        # Leave-one-out looks back on training; nothing ever looks forward.
+        mask = part <= number if together else part == number
+        mask = mask & (chosen[item] | (number == 0))
+        held = (part == number)[mask]
+        flat = _flat(
+            {k: columns[k][mask] for k in ("session", "kind")}
+            | dict(item=code[item[mask]]),
+            settings,
+        )
+        can = held & (columns["scored"][mask] if "scored" in columns else True)
+        if number == 0:
+            can = held
+        if not settings["score_first_event"]:
+            can = can & (flat["timestep"] > 0)
+        drawn = np.flatnonzero(can).astype(np.int32)
+        if not len(drawn):
+            raise UserError(
+                f"{name}: the {of_part} split is empty ({held.sum()} events, none to "
+                f"predict) with data.split={settings['split']}: too few sessions, or "
+                "all of one event"
+            )
+        arrays |= {f"{of_part}/{k}": v for k, v in flat.items()}
+        arrays[f"{of_part}/drawn"] = drawn
+        counts[of_part] = _count(
+            columns["session"][mask][held], item[mask][held], flat["kind"][held]
+        ) | dict(predicted=len(drawn))
+    counts["unseen_test_items"] = int(np.unique(item[(part > 0) & ~seen[item]]).size)
+    train = {k: arrays[f"train/{k}"] for k in COLUMNS}
+    arrays["item_count"] = np.bincount(
+        train["item"], minlength=vocab(num_items)
+    ).astype(np.float64)
+    at = train["timestep"]
+    arrays["mean_return"] = (
+        np.bincount(at, train["reward_to_go"]) / np.bincount(at)
+    ).astype(np.float32)
+    arrays["item_ids"] = np.concatenate([ids[:1] * 0 if ids.dtype.kind in "iuf"
+                                         else np.zeros(1, ids.dtype), ids[chosen]])
+    return arrays, dict(num_items=num_items, counts=counts)
+
+
+def _flat(columns, settings):
+    """The columns of COLUMNS, of sessions that end where their rows end."""
+    session, item, kind = columns["session"], columns["item"], columns["kind"]
+    rewards = np.array([settings["click_reward"], settings["buy_reward"]])
+    start = np.flatnonzero(np.diff(session, prepend=-1))
+    length = np.diff(start, append=len(session))
+    timestep = np.arange(len(session)) - np.repeat(start, length)
+    remaining = _remaining(start, length)
+    reward = rewards[kind]
+    total = np.cumsum(reward)
+    to_go = np.repeat(total[start + length - 1], length) - total + reward
+    last = remaining == 0
+    return dict(
+        item=item.astype(np.int32),
+        kind=kind.astype(np.int32),
+        reward=reward.astype(np.float32),
+        timestep=timestep.astype(np.int32),
+        next_item=np.where(last, 0, np.roll(item, -1)).astype(np.int32),
+        done=last.astype(np.float32),
+        reward_to_go=to_go.astype(np.float32),
+        remaining=remaining.astype(np.int32),
+    )
+
+
+def _remaining(start, length):
+    end = np.repeat(start + length, length)
+    return end - np.arange(len(end)) - 1
+
+
+def _count(session, item, kind):
+    return dict(
+        events=len(item),
+        sessions=int(np.unique(session).size),
+        items=int(np.unique(item).size),
+        purchases=int((kind == PURCHASE).sum()),
+    )
+
+
+def _catalogue(arrays, facts, given):
+    """Titles and attributes of the log's own ids, moved to the items' numbers."""
+    ids, size = arrays["item_ids"], vocab(facts["num_items"])
+    if given.get("titles"):
+        titles = given["titles"]
+        found = [""] + [titles.get(i, str(i)) for i in ids[1:].tolist()]
+        arrays["titles"] = np.array(found + [""] * (size - len(found)))
+    if given.get("attributes") is not None:
+        item, attribute = map(np.asarray, given["attributes"])
+        place = np.minimum(np.searchsorted(ids[1:], item), len(ids) - 2)
+        real = ids[1:][place] == item
+        names, code = np.unique(attribute, return_inverse=True)
+        table = np.zeros((size, len(names)), bool)
+        table[place[real] + 1, code.reshape(-1)[real]] = True
+        arrays["attributes"] = table
+        facts["protocol"]["attributes"] = len(names)

@@ -1,0 +1,313 @@
+"""Columns out of delimited text, tens of millions of lines, without a loop over them.
+
+A block of the file is one array of bytes: separators are found, fields are cut and
+digits are summed for all lines at once. A field that cannot be read is reported with
+its line. Files that end in .gz are unpacked on the way.
+"""
+
+import csv
+import gzip
+import io
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxrec.data.d4rl import check_file
+from jaxrec.types import UserError
+
+BLOCK = 1 << 26  # bytes at a time
+NEWLINE, RETURN = 10, 13
+
+
+def blocks(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(number of the first line, whole lines of bytes) until the file ends."""
+    check_file(path, "a file of events")
+    line, rest = 1, b""
+    try:
+        with open(path, "rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        with (gzip.open if packed else open)(path, "rb") as file:
+            while block := file.read(BLOCK):
+                if line == 1 and not rest:
+                    block = block.removeprefix(b"\xef\xbb\xbf")
+                end = block.rfind(b"\n") + 1
+                if end:
+                    whole = rest + block[:end]
+                    yield line, whole
+                    line, rest = line + whole.count(b"\n"), block[end:]
+                else:
+                    rest += block
+        if rest:
+            yield line, rest + b"\n"
+    except (OSError, EOFError, zlib.error) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is damaged ({reason}): fetch it again") from error
+
+
+def read(
+    path: Path | str,
+    wanted: Mapping[str, str],
+    delimiter: str = "\t",
+    names: Sequence[str] | None = None,
+) -> dict[str, np.ndarray]:
+    """The `wanted` columns {name: type} of a file; its first line is the header.
+
+    Types: "int" int64, "float" float64, "time" float64 seconds (numbers or ISO 8601),
+    "text" bytes S, "id" int64 where every value is a whole number, else bytes S.
+    `names`: the columns in order, of a file without a header; at least as many as
+    each line has. Raises UserError naming missing columns, or the line at fault.
+    """
+    path = Path(path)
+    wanted, found = dict(wanted), {name: [] for name in wanted}
+    while True:
+        try:
+            header = names
+            for line, block in blocks(path):
+                if len(delimiter) > 1:
+                    block = block.replace(delimiter.encode(), b"\t")
+                separator = delimiter if len(delimiter) == 1 else "\t"
+                if header is None:
+                    first, _, block = block.partition(b"\n")
+                    header, line = _header(first, separator), line + 1
+                _check_names(path, header, wanted)
+                cut = _fields(path, block, separator, line, header, names is not None)
+                for name, kind in wanted.items():
+                    found[name].append(
+                        _convert(path, name, kind, cut, header.index(name))
+                    )
+            if header is None:
+                raise UserError(f"{path} is empty")
+            return {name: _join(values) for name, values in found.items()}
+        except _NotWhole as error:  # a later block has ids that are words
+            wanted[error.args[0]] = "text"
+            found = {name: [] for name in wanted}
+
+
+def ragged(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
+    """(line number int64[M], token int64[M]) of lines of whole numbers."""
+    path = Path(path)
+    lines, tokens = [], []
+    for line, block in blocks(Path(path)):
+        buffer = np.frombuffer(block, np.uint8)
+        space = (buffer == 32) | ((buffer >= 9) & (buffer <= 13))
+        place = np.flatnonzero(space)
+        start = np.concatenate([[0], place[:-1] + 1])
+        number = line + np.cumsum(buffer[place] == NEWLINE) - (buffer[place] == NEWLINE)
+        real = place > start
+        start, end, number = start[real], place[real], number[real]
+        value, bad = _whole(buffer, start, end)
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            shown = _show(block[start[row] : end[row]])
+            raise UserError(
+                f"{path} line {number[row]}: {shown} is not a whole number: fix or "
+                "remove the line"
+            )
+        lines.append(number)
+        tokens.append(value)
+    if not tokens or not sum(map(len, tokens)):
+        raise UserError(f"{path} is empty")
+    return np.concatenate(lines), np.concatenate(tokens)
+
+
+def iso_seconds(text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds since 1970 float64[N] of ISO 8601 bytes [N], and bool[N] of bad ones.
+
+    "2014-04-07T10:51:09.277Z", with a space for the T, without fraction or Z, or a
+    date alone; times are taken as UTC.
+    """
+    width = max(text.dtype.itemsize, 27)
+    raw = text.astype(f"S{width}").view(np.uint8).reshape(len(text), width)
+
+    def number(first: int, count: int) -> np.ndarray:
+        digits = raw[:, first : first + count].astype(np.int64) - 48
+        bad[(digits < 0).any(1) | (digits > 9).any(1)] = True
+        return digits @ 10 ** np.arange(count)[::-1]
+
+    bad = np.zeros(len(text), bool)
+    year, month, day = number(0, 4), number(5, 2), number(8, 2)
+    bad |= (raw[:, 4] != ord("-")) | (raw[:, 7] != ord("-"))
+    bad |= (month < 1) | (month > 12) | (day < 1) | (day > 31)
+    months = (year - 1970) * 12 + np.where(bad, 1, month) - 1
+    days = months.astype("datetime64[M]").astype("datetime64[D]").astype(np.int64)
+    seconds = (days + day - 1) * 86400.0
+    raw[raw[:, -1] == ord("Z"), -1] = 0
+    alone = raw[:, 10] == 0
+    clock = raw.copy()
+    clock[alone, 10:19] = np.frombuffer(b"T00:00:00", np.uint8)
+    raw = clock
+    seconds += number(11, 2) * 3600 + number(14, 2) * 60 + number(17, 2)
+    bad |= (raw[:, 10] != ord("T")) & (raw[:, 10] != ord(" "))
+    bad |= (raw[:, 13] != ord(":")) | (raw[:, 16] != ord(":"))
+    point, scale = raw[:, 19] == ord("."), 0.1
+    done = ~point
+    for place in range(20, raw.shape[1]):
+        digit = raw[:, place].astype(np.int64) - 48
+        is_digit = (digit >= 0) & (digit <= 9) & ~done
+        seconds += np.where(is_digit, digit * scale, 0)
+        tail = (raw[:, place] == 0) | (raw[:, place] == ord("Z"))
+        bad |= ~done & ~is_digit & ~tail
+        done |= ~is_digit
+        scale /= 10
+    bad |= ~point & (raw[:, 19] != 0) & (raw[:, 19] != ord("Z"))
+    return seconds, bad
+
+
+def decode(values: np.ndarray) -> np.ndarray:
+    """Bytes S[N] as text U[N]; other arrays as they are."""
+    if values.dtype.kind != "S":
+        return values
+    try:
+        return np.char.decode(values, "utf-8")
+    except UnicodeDecodeError:
+        return np.char.decode(values, "latin-1")
+
+
+class _NotWhole(Exception):
+    """The named column of ids has one that is no whole number."""
+
+
+def _header(first, delimiter):
+    row = first.decode("utf-8", "replace").rstrip("\r")
+    return [name.strip() for name in next(csv.reader([row], delimiter=delimiter))]
+
+
+def _check_names(path, header, wanted):
+    missing = [name for name in wanted if name not in header]
+    if missing:
+        raise UserError(
+            f"{path} has no column {', '.join(map(repr, missing))}; found "
+            f"{', '.join(header)}: name the right ones in config.data.columns"
+        )
+
+
+def _fields(path, block, delimiter, line, header, optional):
+    """(block, buffer, starts int64[N, C], ends, line numbers int64[N])."""
+    if b'"' in block and delimiter == ",":
+        block, delimiter = _unquote(block), "\x1f"
+    buffer = np.frombuffer(block, np.uint8)
+    place = np.flatnonzero((buffer == NEWLINE) | (buffer == ord(delimiter)))
+    start = np.concatenate([[0], place[:-1] + 1]) if len(place) else place
+    last = np.flatnonzero(buffer[place] == NEWLINE)
+    count = np.diff(last, prepend=-1)
+    number = line + np.arange(len(last))
+    length = place[last] - start[last]
+    blank = (count == 1) & (
+        (length == 0) | ((length == 1) & (buffer[start[last]] == RETURN))
+    )
+    if blank.any():
+        keep = np.repeat(~blank, count)
+        place, start = place[keep], start[keep]
+        count, number = count[~blank], number[~blank]
+    columns = len(header)
+    if optional and len(count):  # known layouts may have further columns, or fewer
+        columns = int(np.bincount(count).argmax())
+    if (count != columns).any():
+        row = int(np.flatnonzero(count != columns)[0])
+        raise UserError(
+            f"{path} line {number[row]} has {count[row]} columns where {columns} are "
+            "expected: fix or remove the line"
+        )
+    start, end = start.reshape(-1, columns), place.reshape(-1, columns)
+    if len(end):
+        returned = (buffer[end[:, -1] - 1] == RETURN) & (end[:, -1] > start[:, -1])
+        end[:, -1] -= returned
+    return block, buffer, start, end, number
+
+
+def _unquote(block):
+    """Quoted fields of csv, cut by a loop: the slow road, for files that need it."""
+    rows = csv.reader(io.StringIO(block.decode("utf-8", "replace"), newline=""))
+    clean = ("\x1f".join(field.replace("\n", " ") for field in row) for row in rows)
+    return ("\n".join(clean) + "\n").encode()
+
+
+def _convert(path, name, kind, cut, column):
+    _, buffer, starts, ends, number = cut
+    if column >= starts.shape[1] and len(starts):
+        raise UserError(
+            f"{path} line {number[0]} has {starts.shape[1]} columns, {name!r} should "
+            f"be number {column + 1}"
+        )
+    if not len(starts):
+        return np.zeros(0, np.float64 if kind in ("float", "time") else np.int64)
+    start, end = starts[:, column], ends[:, column]
+    if kind == "text":
+        return _cut(buffer, start, end)
+    if kind in ("int", "id"):
+        value, bad = _whole(buffer, start, end)
+        if kind == "id":
+            zeros = (buffer[start] == ord("0")) & (end - start > 1)  # "007" is not 7
+            if (bad | zeros).any():
+                if (end == start).any():
+                    bad = end == start
+                else:
+                    raise _NotWhole(name)
+        what = "a whole number" if kind == "int" else "an id"
+    else:
+        value, bad = _number(_cut(buffer, start, end), kind)
+        what = "a number" if kind == "float" else "a time (seconds or ISO 8601)"
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        shown = _show(buffer[start[row] : end[row]].tobytes())
+        raise UserError(
+            f"{path} line {number[row]}: column {name!r} is {shown}, not {what}: fix "
+            "or remove the line"
+        )
+    return value
+
+
+def _cut(buffer, start, end):
+    """Bytes S[N] of the fields."""
+    length = end - start
+    width = max(int(length.max()), 1)
+    out = np.zeros((width, len(start)), np.uint8)
+    for place in range(width):
+        out[place] = buffer[np.minimum(start + place, len(buffer) - 1)]
+        out[place][place >= length] = 0
+    return np.ascontiguousarray(out.T).view(f"S{width}").reshape(-1)
+
+
+def _whole(buffer, start, end):
+    """int64[N] and bool[N] of the fields that are no whole numbers."""
+    negative = buffer[start] == ord("-")
+    first = start + negative
+    length = end - first
+    bad = (length < 1) | (length > 18)
+    value = np.zeros(len(start), np.int64)
+    for place in range(min(int(length.max(initial=0)), 18)):
+        inside = place < length
+        digit = buffer[np.minimum(first + place, len(buffer) - 1)] - np.uint8(48)
+        bad |= inside & (digit > 9)  # unsigned: characters below 0 wrap to large ones
+        value = np.where(inside, value * 10 + digit, value)
+    return np.where(negative, -value, value), bad
+
+
+def _number(text, kind):
+    try:
+        value = text.astype(np.float64)
+        return value, ~np.isfinite(value)
+    except ValueError:
+        pass
+    if kind == "time" and b"-" in text[0][4:5]:
+        return iso_seconds(text)
+    bad = np.zeros(len(text), bool)
+    for row, field in enumerate(text):  # only to find the line at fault
+        try:
+            float(field)
+        except ValueError:
+            bad[row] = True
+            break
+    return np.zeros(len(text)), bad
+
+
+def _join(values: list[Any]):
+    filled = [value for value in values if len(value)]
+    return np.concatenate(filled) if filled else values[0]
+
+
+def _show(raw):
+    return repr(raw[:40].decode("utf-8", "replace")) if raw else "empty"
