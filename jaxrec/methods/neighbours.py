@@ -11,7 +11,8 @@ the `sample_size` most recent training sessions with any item of the history, th
 neighbours the k most similar of them, and every item of a neighbour, those of the
 history included, gets the neighbour's weight. What differs from the code:
 
-- Among equally similar sessions the more recent is the neighbour (code: arbitrary).
+- Among sessions equally similar, to six digits, the more recent is the neighbour
+  (code: arbitrary).
 - Only the last L events of the session are known (code: all).
 - Popularity breaks ties between items, and ranks those that no neighbour has.
 
@@ -144,9 +145,9 @@ def last_of_each(items: Array, length: Array) -> Array:
     return exists & ~repeated
 
 
-# Weight of a position: "history" by (i, n), the i-th of n events, 1 the oldest; "score"
-# by s, how many events ago, 1 the last. From the code, but 0 instead of less, and its
-# linear weights of a history's 11th event and later ones, 0 by an oversight, as above.
+# Weight of a position: of the i-th of n events of the history, 1 the oldest; and of the
+# last match s events ago, 1 the last event. From the code, except that what would be
+# below 0 is 0, and that "linear" does not drop a history's 11th and later events.
 DECAYS = {
     "same": (lambda i, n: jnp.ones_like(i / n), lambda s: jnp.ones_like(s)),
     "div": (lambda i, n: i / n, lambda s: 1.0 / s),
