@@ -49,8 +49,11 @@ def run(
             seed=100,  # of the simulator's first states
             batch_size=512,  # held-out rows a call
             fqe_steps=2_000,  # updates of fitted Q evaluation
+            users=2_000,  # simulated users that a recommender serves
+            horizon=50,  # items that a simulated user looks at, at most
         ),
         headline="eval/normalized_score",  # the metric beside the progress bar
+        select="",  # validation metric that picks the step to report beside the last
         mesh=dict(data=-1, model=1),  # -1: all devices
         rules=(),  # ((pattern, axes), ...): see jaxrec.sharding
         device_data_limit=1 << 30,  # bytes; larger sets are streamed from files

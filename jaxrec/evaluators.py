@@ -5,6 +5,7 @@ cannot work here (no simulator installed, nothing held out) says so once, when i
 made, and gives no metrics: training goes on.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import logs
+from jaxrec import logs, metrics
 from jaxrec.data import loader
-from jaxrec.envs import gym
+from jaxrec.envs import gym, online
+from jaxrec.envs import users as users_lib
 from jaxrec.errors import UserError
-from jaxrec.methods import fqe, world_accuracy
-from jaxrec.types import Dataset, Method, TrainState
+from jaxrec.methods import fqe, recommender, world_accuracy
+from jaxrec.types import Batch, Dataset, Method, TrainState
 
 Metrics = dict[str, Any]
 
@@ -79,15 +81,15 @@ def simulator(config: Any, method: Method, dataset: Dataset) -> Callable[..., Me
             memory,
             envs,
         )
-        metrics = {
+        values = {
             "eval/return": found["returns"].mean(),
             "eval/return_std": found["returns"].std(),
             "eval/length": found["lengths"].mean(),
         }
         if gym.family(env_id) in gym.SCORES:
             score = gym.normalized_score(env_id, found["returns"].mean())
-            metrics["eval/normalized_score"] = score
-        return metrics
+            values["eval/normalized_score"] = score
+        return values
 
     return evaluate
 
@@ -110,8 +112,81 @@ def fitted_q(config: Any, method: Method, dataset: Dataset) -> Callable[..., Met
     return evaluate
 
 
+def ranking(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metrics]:
+    """Rank of every held-out event in the whole catalogue: see `metrics.finish`.
+
+    `<set>/ndcg@10` of all events, `<set>/purchase/ndcg@10` of a kind. Items of the
+    history are left out where the data say `mask_seen` (as far as it is encoded).
+    """
+    facts = {k: jnp.asarray(v) for k, v in metrics.facts(dataset.info).items()}
+    mask_seen = dataset.info["mask_seen"]
+    if not dataset.evals:
+        logs.say("ranking: nothing is held out, choose another data.split")
+
+    @jax.jit
+    def step(state: TrainState, batch: Batch, facts: Any) -> Any:
+        event = recommender.transition(batch)
+        scores = method.scores(state, event.items, event.length, event.timestep)
+        if mask_seen:
+            row = jnp.arange(len(event.items))[:, None]
+            scores = scores.at[row, event.items].set(-jnp.inf)
+        rows = dict(target=event.action, kind=event.kind, reward=event.reward)
+        best = metrics.top_k(scores, max(metrics.KS))
+        ranks = metrics.rank(scores, event.action)
+        rows["weight"] = batch["weight"]
+        return metrics.ranking_sums(ranks, best, rows, facts), best
+
+    def evaluate(state: TrainState, key: jax.Array) -> Metrics:
+        found: Metrics = {}
+        for name, arrays in dataset.evals.items():
+            sums: dict[str, Any] = {}
+            shown = []
+            for batch in loader.eval_batches(dataset, name, config.eval.batch_size):
+                new, best = step(state, batch, facts)
+                sums = {k: sums.get(k, 0.0) + v for k, v in new.items()}
+                shown.append(best)
+            steps = np.asarray(arrays["timestep"])
+            rows = dataset.drawn.get(name, np.arange(len(steps)))
+            best = np.concatenate(jax.device_get(shown))[: len(rows)]
+            sums = jax.device_get(sums) | metrics.repetition_sums(
+                best, rows - steps[rows]
+            )
+            for metric, value in metrics.finish(sums, dataset.info).items():
+                found[f"{name}/{metric}"] = value
+        return found
+
+    return evaluate
+
+
+def users(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metrics]:
+    """What simulated users give when the policy serves them: see `envs.online`.
+
+    They are none of those that wrote the log.
+    """
+    if "users" not in dataset.info:
+        logs.say("users: these data have no simulator")
+        return lambda state, key: {}
+    population = users_lib.make(dataset.info["users"])
+    seq_len = dataset.info["seq_len"]
+
+    @jax.jit
+    def serve(state: TrainState, key: jax.Array) -> dict[str, jax.Array]:
+        policy = online.from_scores(functools.partial(method.scores, state))
+        sizes = dict(num_users=config.eval.users, horizon=config.eval.horizon)
+        return online.evaluate(policy, population, key, seq_len=seq_len, **sizes)
+
+    def evaluate(state: TrainState, key: jax.Array) -> Metrics:
+        # The same users at every evaluation, and for every method.
+        found = jax.device_get(serve(state, jax.random.key(config.eval.seed)))
+        return {f"users/{name}": float(value) for name, value in found.items()}
+
+    return evaluate
+
+
 EVALS = {
     "held_out": held_out,
+    "ranking": ranking,
+    "users": users,
     "simulator": simulator,
     "fitted_q": fitted_q,
     "world_accuracy": world_accuracy.make,

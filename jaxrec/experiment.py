@@ -86,7 +86,9 @@ def run_stage(
         arrays = produce(stage, state)
         cache.write_arrays(folder / "artefact", arrays, {"stage": stage.name})
     lines = logs.read(folder / "metrics.jsonl")
-    facts = metrics_summary(lines) | {"steps": stage.config.steps} | facts
+    facts = (
+        metrics_summary(lines, config.select) | {"steps": stage.config.steps} | facts
+    )
     facts["seconds"] = lines[-1]["wall"]
     logs.write_json(done, facts)
     if asked_to_stop():
@@ -189,8 +191,12 @@ def choose(what: str, name: str, table: dict[str, Any]) -> Any:
     raise UserError(f"{what} {name!r} is unknown; did you mean {', '.join(near)}?")
 
 
-def metrics_summary(lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """Last and best value (per seed) of every metric of a stage."""
+def metrics_summary(lines: list[dict[str, Any]], select: str = "") -> dict[str, Any]:
+    """Last and best value (per seed) of every metric of a stage.
+
+    With `select`, the name of a metric of the validation set, also `selected`: all
+    metrics at the step where that one was best, chosen for each seed, and the step.
+    """
     last: dict[str, Any] = {}
     best: dict[str, Any] = {}
     for line in lines:
@@ -203,15 +209,40 @@ def metrics_summary(lines: list[dict[str, Any]]) -> dict[str, Any]:
                 old = best.get(name, value)
                 both = choice(np.asarray(value, float), np.asarray(old, float))
                 best[name] = logs.plain(both)
-    several = {name: x for name, x in last.items() if isinstance(x, list)}
-    if not several:
-        return {"last": last, "best": best}
+    found = {"last": last, "best": best}
+    chosen = [line for line in lines if line.get(select) is not None]
+    if chosen:
+        found["selected"] = select_lines(chosen, select)
     # Mean and 95% Student t interval over the seeds: [middle, low, high].
-    interval = {
-        name: logs.plain(statistics.estimate(np.array(value, float)))
-        for name, value in several.items()
-    }
-    return {"last": last, "best": best, "interval": interval}
+    for group, source in (("interval", last), ("selected_interval", "selected")):
+        values = found.get(source, {}) if isinstance(source, str) else source
+        several = {name: x for name, x in values.items() if isinstance(x, list)}
+        if several:
+            found[group] = {
+                name: logs.plain(statistics.estimate(np.array(value, float)))
+                for name, value in several.items()
+            }
+    return found
+
+
+def select_lines(lines: list[dict[str, Any]], select: str) -> dict[str, Any]:
+    """The metrics of the line where `select` is best; seed by seed where it is a list.
+
+    Only metrics that were measured at every one of the lines.
+    """
+    table = np.array([line[select] for line in lines], float)  # [lines] or [lines, S]
+    place = np.argmin(table, axis=0) if falls(select) else np.argmax(table, axis=0)
+    names = set(lines[0]).intersection(*lines[1:]) - {"wall"}
+    found = {}
+    for name in sorted(names):
+        values = [line[name] for line in lines]
+        if place.ndim == 0:
+            found[name] = values[place]
+        elif name == "step":
+            found[name] = [values[i] for i in place]
+        elif all(isinstance(value, list) for value in values):
+            found[name] = [values[i][seed] for seed, i in enumerate(place)]
+    return found
 
 
 def falls(name: str) -> bool:
