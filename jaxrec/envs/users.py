@@ -18,7 +18,8 @@ neighbours of the last clicked items and uniform exploration. It has full suppor
 propensities are exact.
 
 Everything is [B] arrays of fixed shape and pure functions of a key, so it can be jitted,
-scanned and vmapped. What policies earn here: `jaxrec.envs.online`.
+scanned and vmapped. `jaxrec.envs.online` evaluates policies, and says what the random,
+the logging and the all-knowing ones earn.
 """
 
 from collections.abc import Callable
@@ -37,23 +38,23 @@ HPARAMS = dict(  # all ours
     world=0,  # seed of the catalogue; users have seeds of their own
     r_click=0.2,
     r_buy=1.0,
-    bias=-2.6,  # of the click logit
-    affinity=4.0,
+    bias=-2.5,  # of the click logit
+    affinity=6.0,
     drift=0.1,  # of the interest towards a clicked item
     wander=0.05,  # std of its own movement
-    boredom=1.0,  # of a category that was just shown, in logits
+    boredom=0.6,  # of a category that was just shown, in logits
     item_boredom=2.0,
     boredom_kept=0.9,  # a step
-    buy_bias=-4.0,
-    buy_intent=1.0,  # logits for each recent click in the category
+    buy_bias=-3.0,
+    buy_intent=1.2,  # logits for each recent click in the category
     intent_kept=0.95,
-    leave_bias=-4.0,
-    ignored=0.35,  # frustration by an ignored item
-    satisfied=1.0,  # relief by an event on a satisfying item
-    bored=0.15,  # frustration by a category as boring as one shown once
+    leave_bias=-4.5,
+    ignored=0.2,  # frustration by an ignored item
+    satisfied=0.6,  # relief by an event on a satisfying item
+    bored=0.08,  # frustration by a category as boring as one shown once
     frustration_kept=0.95,
-    log_popular=0.3,  # the logging policy's shares; the rest explores uniformly
-    log_neighbours=0.6,
+    log_popular=0.15,  # the logging policy's shares; the rest explores uniformly
+    log_neighbours=0.8,
 )
 MEMORY = 8  # shown and clicked items that a user and the platform remember
 
@@ -120,7 +121,7 @@ def catalogue(hparams: dict[str, Any]) -> dict[str, np.ndarray]:
     noise = generator.normal(size=(num + 1, width)) / np.sqrt(width)
     embedding = unit(centre[category] + 0.7 * noise)
     appeal = generator.normal(0, 0.8, num + 1)
-    satisfaction = 0.5 - 0.6 * appeal + generator.normal(0, 0.3, num + 1)
+    satisfaction = 0.5 - 0.4 * appeal + generator.normal(0, 0.3, num + 1)
     popularity = np.exp(appeal)
     popularity[0] = 0
     kernel = np.exp(8 * embedding @ embedding.T)
@@ -309,9 +310,7 @@ def make(config: Any = None) -> Users:
     attributes = hidden["category"][:, None] == np.arange(num_categories)
     attributes[0] = False
     facts = dict(name="users", attributes=attributes, hparams=p, hidden=hidden)
-    return Users(
-        reset, step, behave, propensities, preview, num_items, rewards, facts
-    )
+    return Users(reset, step, behave, propensities, preview, num_items, rewards, facts)
 
 
 def _unit(x: Array) -> Array:
