@@ -165,6 +165,7 @@ def ranking_sums(
     mean rank of 1.5 they are taken at 1.5.
     In the result the axis G is all events, then each kind; `recommended` float[ks, V].
     """
+    facts = jax.tree.map(jnp.asarray, dict(facts))
     weight = batch["weight"].astype(jnp.float32)
     kind = batch["kind"][None, :] == jnp.arange(num_kinds)[:, None]
     group = jnp.concatenate([weight[None], weight[None] * kind])  # [G, B]
