@@ -1,4 +1,4 @@
-"""The encoders of histories: GRU, Caser, NextItNet, SASRec. See `encoders` for the call.
+"""Encoders of histories: GRU, Caser, NextItNet, SASRec. See `encoders` for the call.
 
 They are those of the code of SQN, SAC (Xin et al. 2020), SNQN and SA2C (2022) and
 follow GRU4Rec (Hidasi et al. 2016), Caser (Tang & Wang 2018), NextItNet (Yuan et al.
