@@ -21,12 +21,16 @@ def _built(name, changes):
     config = ConfigDict(dict(encoders.SPEC) | dict(name=name) | dict(changes))
     encoder = encoders.make(config, T)
     x = jax.random.normal(jax.random.key(0), (B, T, D))
-    params = jax.jit(encoder.init)(jax.random.key(1), x, LENGTH)
-    # Away from the start: biases and scales of 0 and 1 would hide their misuse.
-    leaves, tree = jax.tree.flatten(params)
-    noise = np.random.default_rng(0)
-    leaves = [y + 0.1 * noise.standard_normal(y.shape).astype("f4") for y in leaves]
-    return config, encoder, jax.tree.unflatten(tree, leaves), x
+    # Not the initial values: biases of 0 and scales of 1 would hide their misuse.
+    shapes = jax.eval_shape(encoder.init, jax.random.key(1), x, LENGTH)
+    draw = np.random.default_rng(0)
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.float32(
+            0.1 * draw.standard_normal(leaf.shape) + (path[-1].key == "scale")
+        ),
+        shapes,
+    )
+    return config, encoder, params, x
 
 
 def build(name, **changes):
@@ -98,6 +102,9 @@ def test_empty_histories_and_low_precision(name):
     x, none = jnp.zeros((2, T, D), jnp.bfloat16), np.zeros(2, np.int32)
     params = jax.jit(encoder.init)(jax.random.key(1), x, none)
 
+    if name == "gru":
+        assert np.all(params["params"]["gates_bias_0"] == 1.0)
+
     @jax.jit
     @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
     def value_and_grad(params, x):
@@ -109,8 +116,7 @@ def test_empty_histories_and_low_precision(name):
     for leaf in jax.tree.leaves((y, grads)):
         assert np.isfinite(np.float32(leaf)).all()
     _, encoder, params, x = build(name)
-    apply = jax.jit(lambda x: encoder.apply(params, x, LENGTH))
-    low, full = apply(x.astype(jnp.bfloat16)), apply(x)
+    low, full = (outputs(encoder, params, y) for y in (x.astype(jnp.bfloat16), x))
     assert low.dtype == jnp.float32
     for row, length in enumerate(LENGTH):
         kept = slice(0, max(length, 1))
@@ -129,7 +135,7 @@ def test_dropout_is_a_function_of_the_key(name):
     first = apply(jax.random.clone(one))
     np.testing.assert_array_equal(first, apply(one))
     assert not np.allclose(first, apply(two))
-    assert not np.allclose(first, encoder.apply(params, x, LENGTH))
+    assert not np.allclose(first, outputs(encoder, params, x))
 
 
 def test_default_dropout_is_that_of_the_code():
