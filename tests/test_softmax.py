@@ -103,3 +103,10 @@ def test_no_table_of_logits_is_alive_with_a_million_items():
     table = 256 * vocab * 4
     assert plain >= table
     assert chunked < 0.8 * table, chunked / table
+
+
+def test_chunks_divide_the_vocabulary_where_they_can():
+    assert softmax.chunk_size(37_120, 4_096) == 3_712
+    assert softmax.chunk_size(128, 4_096) == softmax.chunk_size(128, 0) == 128
+    assert softmax.chunk_size(128 * 101, 4_096) == 3_232
+    assert softmax.chunk_size(2 * 10_007, 4_096) == 4_096  # its divisors are too small

@@ -21,6 +21,19 @@ def cross_entropy(logits: Array, target: Array) -> Array:
     return jax.nn.logsumexp(logits, axis=-1) - chosen
 
 
+def chunk_size(vocab: int, wanted: int) -> int:
+    """The largest divisor of `vocab` up to `wanted`, so that no slice is filled up.
+
+    Filling copies the table (37k items: 53 ms a gradient in place of 31). Where only a
+    divisor below a quarter of `wanted` exists, `wanted` itself. 0 = the whole.
+    """
+    wanted = min(wanted or vocab, vocab)
+    for size in range(wanted, wanted // 4, -1):
+        if vocab % size == 0:
+            return size
+    return wanted
+
+
 def chunks(table: Array, bias: Array, size: int, num_items: int) -> Any:
     """The catalogue in slices for `lax.scan`: rows, biases, and which are items.
 
@@ -117,10 +130,12 @@ def chunked_argmax(
     def body(carry, piece):
         best, largest = carry
         y = _logits(x, *piece[:3])
-        here = jnp.argmax(y, axis=-1)
-        value = jnp.take_along_axis(y, here[:, None], axis=-1)[:, 0]
+        # The maximum and then its place: both are vectorised on a CPU, where XLA's
+        # argmax takes six times as long (37k items, 256 rows: 61 ms against 10).
+        value = jnp.max(y, axis=-1)
+        place = jnp.where(y >= value[:, None], jnp.arange(size)[None], size)
         better = value > largest
-        best = jnp.where(better, piece[3] + here.astype(jnp.int32), best)
+        best = jnp.where(better, piece[3] + jnp.min(place, axis=-1), best)
         return (best, jnp.where(better, value, largest)), None
 
     rows = x.shape[0]

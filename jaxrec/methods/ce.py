@@ -23,7 +23,6 @@ HPARAMS = dict(
     softmax="full",  # or "sampled"; SQN's base: full
     negatives=256,  # of "sampled", shared by the batch, ours
     popularity=0.0,  # power of the frequency that negatives are drawn with, ours
-    chunk=0,  # items at a time in the softmax; 0 = all at once, ours
 )
 
 
@@ -55,16 +54,11 @@ def make(config: Any, info: dict[str, Any]) -> Method:
 
     def loss_of_states(params: Any, x: Array, target: Array, key: Array) -> Array:
         """x: float[N, D'], target: int32[N] -> float32[N]."""
-        table, bias = recommender.apply(network, params, "ce_table")
         if config.softmax == "sampled":
+            table, bias = recommender.apply(network, params, "ce_table")
             drawn = jax.random.categorical(key, log_q, shape=(config.negatives,))
             return softmax.sampled_cross_entropy(x, table, bias, target, drawn, log_q)
-        if config.chunk:
-            return softmax.chunked_cross_entropy(
-                x, table, bias, target, config.chunk, info["num_items"]
-            )
-        y = recommender.apply(network, params, "logits", x)
-        return softmax.cross_entropy(y, target)
+        return recommender.cross_entropy(network, params, x, target, config.chunk)
 
     def loss(params: Any, batch: Batch, key: Array) -> Array:
         key_dropout, key_negatives = jax.random.split(key)

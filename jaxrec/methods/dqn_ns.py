@@ -50,8 +50,8 @@ def make(config: Any, info: dict[str, Any]) -> Method:
 
         def update(main: Any, target: Any, opt_state: Any) -> Any:
             args = network, main, target, event
-            y = recommender.bellman(*args, keys[:2], config.gamma)
-            v = recommender.same_state_value(*args, keys[2:])
+            y = recommender.bellman(*args, keys[:2], config)
+            v = recommender.same_state_value(*args, keys[2:], config)
             y_negative = losses.negative_target(config.negative_reward, v, config.gamma)
 
             def loss(params: Any) -> tuple[Array, dict[str, Array]]:

@@ -77,8 +77,8 @@ def make(config: Any, info: dict[str, Any]) -> Method:
 
         def update(main: Any, target: Any, opt_state: Any) -> Any:
             args = network, main["network"], target["network"]
-            y = recommender.bellman(*args, event, keys, config.gamma)
-            y_extra = recommender.bellman(*args, imagined, keys_extra, config.gamma)
+            y = recommender.bellman(*args, event, keys, config)
+            y_extra = recommender.bellman(*args, imagined, keys_extra, config)
             y_extra = y_extra.reshape(items.shape)
 
             def loss(params: Any) -> tuple[Array, dict[str, Array]]:

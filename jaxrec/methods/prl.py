@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec import optim
-from jaxrec.losses import softmax
 from jaxrec.methods import recommender
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState, UserError
@@ -59,7 +58,8 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             extra=jnp.copy(mean_return),
         )
 
-    def logits(params, items, length, timestep, reward_to_go, key=None) -> Array:
+    def tail(params, items, length, timestep, reward_to_go, key=None) -> Array:
+        """What the softmax head sees: float[B, D']."""
         keys = (None, None) if key is None else jax.random.split(key)
         x = recommender.state_of(network, params["network"], items, length, keys[0])
         if config.prompt == "return":
@@ -68,7 +68,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             x = prompt.apply(
                 params["prompt"], x, timestep, reward_to_go, train, rngs=rngs
             )
-        return recommender.apply(network, params["network"], "logits", x)
+        return x
 
     def train_step(
         state: TrainState, batch: Batch, key: Array
@@ -81,7 +81,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         )[config.loss_weight]
 
         def loss(params: Any) -> Array:
-            y = logits(
+            x = tail(
                 params,
                 event.items,
                 event.length,
@@ -89,7 +89,10 @@ def make(config: Any, info: dict[str, Any]) -> Method:
                 event.reward_to_go,
                 key,
             )
-            return jnp.mean(weight * softmax.cross_entropy(y, event.action))
+            ce = recommender.cross_entropy(
+                network, params["network"], x, event.action, config.chunk
+            )
+            return jnp.mean(weight * ce)
 
         total, grads = jax.value_and_grad(loss)(state.params)
         params, opt_state = recommender.descend(
@@ -104,7 +107,8 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         # Past the longest training session the last mean stands.
         step = jnp.minimum(timestep, state.extra.shape[0] - 1)
         wanted = config.prompt_mu * state.extra[step]
-        y = logits(state.params, items, length, timestep, wanted)
+        x = tail(state.params, items, length, timestep, wanted)
+        y = recommender.apply(network, state.params["network"], "logits", x)
         return recommender.only_items(y, info)
 
     return Method(

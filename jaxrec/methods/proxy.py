@@ -15,7 +15,6 @@ import jax.numpy as jnp
 
 from jaxrec import optim
 from jaxrec.losses import recommender as losses
-from jaxrec.losses import softmax
 from jaxrec.methods import recommender
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState
@@ -61,8 +60,10 @@ def make(config: Any, info: dict[str, Any], count: Callable[..., Array]) -> Meth
 
         def loss(params: Any) -> tuple[Array, dict[str, Array]]:
             x = recommender.state_of(network, params, event.items, event.length, key)
-            logits = recommender.apply(network, params, "logits", x)
-            ce = jnp.mean(softmax.cross_entropy(logits, event.action))
+            ce = recommender.cross_entropy(
+                network, params, x, event.action, config.chunk
+            )
+            ce = jnp.mean(ce)
             q = recommender.apply(network, params, "q_at", x, event.action)
             proxy = jnp.mean(losses.proxy(q, share, config.td_scale))
             return ce + config.weight * proxy, dict(ce=ce, proxy=proxy)

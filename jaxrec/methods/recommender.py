@@ -14,6 +14,7 @@ import optax
 
 from jaxrec import optim
 from jaxrec.losses import recommender as losses
+from jaxrec.losses import softmax
 from jaxrec.models import encoders
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, TrainState, UserError
@@ -22,6 +23,7 @@ from jaxrec.types import Array, Batch, TrainState, UserError
 HPARAMS = dict(
     encoder=encoders.SPEC,  # gru, caser, nextitnet, sasrec
     tied=False,  # softmax rows = item table; code: a table of its own
+    chunk=4_096,  # items at a time in softmax and argmax, for speed; 0 = all, ours
     optim=optim.spec(lr=5e-3),  # Adam; papers: 0.005 RetailRocket, 0.01 RC15
 )
 # Settings of those with a value head.
@@ -152,6 +154,36 @@ def state_of(
     return apply(network, params, "state", items, length, key is not None, key=key)
 
 
+def cross_entropy(
+    network: networks.Recommender, params: Any, x: Array, action: Array, chunk: int
+) -> Array:
+    """L_ce of the softmax head: float[B, D'], int32[B] -> float32[B]."""
+    if not chunk:
+        return softmax.cross_entropy(apply(network, params, "logits", x), action)
+    table, bias = apply(network, params, "ce_table")
+    size = softmax.chunk_size(network.vocab, chunk)
+    return softmax.chunked_cross_entropy(
+        x, table, bias, action, size, network.num_items
+    )
+
+
+def best_item(
+    network: networks.Recommender,
+    params: Any,
+    x: Array,
+    chunk: int,
+    head: str = "q_table",
+    *args: Any,
+) -> Array:
+    """argmax over the items of a head: float[B, D'] -> int32[B].
+
+    `head`: the network's method that gives its rows and biases, called with `args`.
+    """
+    table, bias = apply(network, params, head, *args)
+    size = softmax.chunk_size(network.vocab, chunk)
+    return softmax.chunked_argmax(x, table, bias, size, network.num_items)[0]
+
+
 def make_scores(
     network: networks.Recommender, info: dict[str, Any], head: str = "logits"
 ) -> Callable[..., Array]:
@@ -243,7 +275,7 @@ def bellman(
     target: Any,
     event: Transition,
     keys: tuple[Array | None, Array | None],
-    gamma: float,
+    config: Any,
 ) -> Array:
     """Double Q-learning: y = r + gamma (1 - d) Q_target(s', argmax_a Q_main(s', a)).
 
@@ -251,10 +283,10 @@ def bellman(
     in the selector and the target pass, None for off.
     """
     x = state_of(network, main, event.next_items, event.next_length, keys[0])
-    best = jnp.argmax(apply(network, main, "q", x), axis=-1)
+    best = best_item(network, main, x, config.chunk)
     x = state_of(network, target, event.next_items, event.next_length, keys[1])
     q_next = apply(network, target, "q_at", x, best)
-    return losses.target(event.reward, event.done, q_next, gamma)
+    return losses.target(event.reward, event.done, q_next, config.gamma)
 
 
 def same_state_value(
@@ -263,10 +295,11 @@ def same_state_value(
     target: Any,
     event: Transition,
     keys: tuple[Array | None, Array | None],
+    config: Any,
 ) -> Array:
     """Q_target(s, argmax_a Q_main(s, a)): what SNQN's negatives bootstrap from."""
     x = state_of(network, main, event.items, event.length, keys[0])
-    best = jnp.argmax(apply(network, main, "q", x), axis=-1)
+    best = best_item(network, main, x, config.chunk)
     x = state_of(network, target, event.items, event.length, keys[1])
     return apply(network, target, "q_at", x, best)
 

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 
 from jaxrec import optim
 from jaxrec.losses import recommender as losses
-from jaxrec.losses import softmax
 from jaxrec.methods import recommender
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState
@@ -63,16 +62,17 @@ def make(config: Any, info: dict[str, Any]) -> Method:
 
         def update(main: Any, target: Any, opt_state: Any) -> Any:
             args = network, main, target, event
-            y = recommender.bellman(*args, keys[:2], config.gamma)
-            v = recommender.same_state_value(*args, keys[2:])
+            y = recommender.bellman(*args, keys[:2], config)
+            v = recommender.same_state_value(*args, keys[2:], config)
             y_negative = losses.negative_target(config.negative_reward, v, config.gamma)
 
             def loss(params: Any) -> tuple[Array, dict[str, Array]]:
                 x = recommender.state_of(
                     network, params, event.items, event.length, key_main
                 )
-                logits = recommender.apply(network, params, "logits", x)
-                ce = softmax.cross_entropy(logits, event.action)
+                ce = recommender.cross_entropy(
+                    network, params, x, event.action, config.chunk
+                )
                 q = recommender.apply(network, params, "q_at", x, both)
                 weight = jax.vmap(losses.advantage)(q[:, 0], q[:, 1:])
                 if config.advantage_clip:

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from jaxrec import optim
 from jaxrec.losses import recommender as losses
-from jaxrec.losses import softmax
 from jaxrec.methods import recommender
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState
@@ -50,14 +49,15 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         after = state.step >= config.switch
 
         def update(main: Any, target: Any, opt_state: Any) -> Any:
-            y = recommender.bellman(network, main, target, event, keys, config.gamma)
+            y = recommender.bellman(network, main, target, event, keys, config)
 
             def loss(params: Any) -> tuple[Array, dict[str, Array]]:
                 x = recommender.state_of(
                     network, params, event.items, event.length, key_main
                 )
-                logits = recommender.apply(network, params, "logits", x)
-                ce = softmax.cross_entropy(logits, event.action)
+                ce = recommender.cross_entropy(
+                    network, params, x, event.action, config.chunk
+                )
                 q = recommender.apply(network, params, "q_at", x, event.action)
                 weight = jnp.where(after, jax.lax.stop_gradient(q), 1.0)
                 actor = jnp.mean(weight * ce)

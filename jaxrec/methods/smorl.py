@@ -16,7 +16,6 @@ import jax.numpy as jnp
 
 from jaxrec import optim
 from jaxrec.losses import recommender as losses
-from jaxrec.losses import softmax
 from jaxrec.methods import recommender
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState, UserError
@@ -77,14 +76,16 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             if config.reward_item == "predicted":
                 args = event.items, event.length, keys[2]
                 x = recommender.state_of(network, main, *args)
-                item = jnp.argmax(recommender.apply(network, main, "logits", x), -1)
+                item = recommender.best_item(network, main, x, config.chunk, "ce_table")
             similar = jnp.sum(state.extra[newest] * state.extra[item], axis=-1)
             return jnp.stack([event.reward, 1.0 - similar, unpopular[item]], axis=1)
 
         def update(main: Any, target: Any, opt_state: Any) -> Any:
             args = event.next_items, event.next_length
             x = recommender.state_of(network, main, *args, keys[0])
-            best = recommender.apply(network, main, "q_mixed", x, weights).argmax(-1)
+            best = recommender.best_item(
+                network, main, x, config.chunk, "q_mixed_table", weights
+            )
             x = recommender.state_of(network, target, *args, keys[1])
             q_next = recommender.apply(network, target, "q_at", x, best)  # [B, 3]
             y = losses.target(rewards(main), event.done[:, None], q_next, config.gamma)
@@ -93,8 +94,10 @@ def make(config: Any, info: dict[str, Any]) -> Method:
                 x = recommender.state_of(
                     network, params, event.items, event.length, key_main
                 )
-                logits = recommender.apply(network, params, "logits", x)
-                ce = jnp.mean(softmax.cross_entropy(logits, event.action))
+                ce = recommender.cross_entropy(
+                    network, params, x, event.action, config.chunk
+                )
+                ce = jnp.mean(ce)
                 q = recommender.apply(network, params, "q_at", x, event.action)
                 td = jax.vmap(losses.smorl, in_axes=(0, 0, None, None))
                 td = jnp.mean(td(q, y, weights, config.td_scale))

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from jaxrec import optim
 from jaxrec.losses import recommender as losses
-from jaxrec.losses import softmax
 from jaxrec.methods import recommender
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState
@@ -55,7 +54,9 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         def update(main: Any, target: Any, opt_state: Any) -> Any:
             args = event.next_items, event.next_length
             x = recommender.state_of(network, main, *args, keys[0])
-            best = recommender.apply(network, main, "q_mixed", x, mix).argmax(-1)
+            best = recommender.best_item(
+                network, main, x, config.chunk, "q_mixed_table", mix
+            )
             x = recommender.state_of(network, target, *args, keys[1])
             heads = recommender.apply(network, target, "q_at", x, best)  # [B, K]
             penalty = jax.vmap(losses.vpq_penalty, in_axes=(0, None))
@@ -66,8 +67,9 @@ def make(config: Any, info: dict[str, Any]) -> Method:
                 x = recommender.state_of(
                     network, params, event.items, event.length, key_main
                 )
-                logits = recommender.apply(network, params, "logits", x)
-                ce = softmax.cross_entropy(logits, event.action)
+                ce = recommender.cross_entropy(
+                    network, params, x, event.action, config.chunk
+                )
                 q = recommender.apply(network, params, "q_at", x, event.action) @ mix
                 weight = jnp.where(after, jax.lax.stop_gradient(q), 1.0)
                 actor = jnp.mean(weight * ce)

@@ -64,14 +64,6 @@ class ItemHead(nn.Module):
             x = x if item.ndim == 1 else x[:, None]
         return jnp.sum(rows * x, axis=-1) + bias
 
-    def mixed(self, x: Array, weights: Array) -> Array:
-        """sum_k weights_k of K heads, mixed before the product: float[B, V]."""
-        table = jnp.tensordot(weights, self.table, 1)
-        y = x @ table.T + (weights @ self.bias)[None]
-        item = jnp.arange(self.vocab)
-        exists = (item > 0) & (item <= self.num_items)
-        return jnp.where(exists[None], y, NOT_AN_ITEM)
-
 
 class Prompt(nn.Module):
     """PRL's head: the state, a token of the step and one of the return, mixed by
@@ -174,9 +166,14 @@ class Recommender(nn.Module):
         """float[B, D'] -> float[B, V] or [B, K, V]."""
         return self.q_head(x)
 
-    def q_mixed(self, x: Array, weights: Array) -> Array:
-        """Of K heads: float[B, D'], float[K] -> float[B, V]."""
-        return self.q_head.mixed(x, weights)
+    def q_table(self) -> tuple[Array, Array]:
+        """Rows float[V, D'] and bias float[V] of the one value head."""
+        return self.q_head.table, self.q_head.bias
+
+    def q_mixed_table(self, weights: Array) -> tuple[Array, Array]:
+        """Those of sum_k weights_k Q_k: K heads are mixed before the product."""
+        table = jnp.tensordot(weights, self.q_head.table, 1)
+        return table, weights @ self.q_head.bias
 
     def q_at(self, x: Array, item: Array) -> Array:
         """Values of some items, see ItemHead.at."""
