@@ -69,10 +69,11 @@ def rank_chunked(
 ) -> tuple[Array, Array]:
     """rank and top_k of x W^T + b over items 1 .. num_items without a [B, V] array.
 
-    x: float[B, D]; table: float[V, D]; bias: float[V]; `size` items at a time.
+    x: float[B, D]; table: float[V, D]; bias: float[V]; at most `size` items at a time.
     `seen`: int32[B, L], items that score -inf. Returns float32[B] and int32[B, k].
     Scores that differ by rounding alone may tie here and not in `rank`.
     """
+    size = softmax.chunk_size(table.shape[0], size)
     if bias is None:
         bias = jnp.zeros(table.shape[0], table.dtype)
     # The diagonal of a product and not a sum of products, so that on accelerators the

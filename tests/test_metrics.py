@@ -59,12 +59,12 @@ def test_rank_against_sorting():
             assert found == choose(places), (b, ties)
 
 
-@pytest.mark.parametrize("size", [7, 16, 48, 64])
+@pytest.mark.parametrize("size, vocab", [(16, 48), (64, 48), (9, 47)])
 @pytest.mark.parametrize("masked", [False, True])
-def test_chunked_ranks_equal_those_of_the_whole_table(size, masked):
+def test_chunked_ranks_equal_those_of_the_whole_table(size, vocab, masked):
     """Integer vectors, so that ties are exact."""
     generator = np.random.default_rng(1)
-    vocab, num_items, rows = 48, 43, 30
+    num_items, rows = 43, 30
     x = generator.integers(-2, 3, (rows, 5)).astype(np.float32)
     table = generator.integers(-2, 3, (vocab, 5)).astype(np.float32)
     bias = generator.integers(-2, 3, vocab).astype(np.float32)
@@ -98,7 +98,7 @@ def test_chunked_ranks_hold_no_whole_table():
     args = [jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes]
     target = jax.ShapeDtypeStruct((rows,), jnp.int32)
     program = jax.jit(call).lower(*args, target).compile()
-    assert program.memory_analysis().temp_size_in_bytes < rows * vocab * 4 / 4
+    assert program.memory_analysis().temp_size_in_bytes < rows * vocab * 4 / 8
 
 
 def test_ndcg_of_known_ranks():
