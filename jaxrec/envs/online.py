@@ -5,17 +5,32 @@ its key with EVALUATION, logs are written with LOGGING, so a policy never meets 
 or a model of a user, that it was trained on.
 
 A policy is `policy(items, length, timestep, key, shown)` -> item int32[B]: the last L
-events int32[B, L] from the left with zeros behind their int32[B] `length`, the number of
-events so far int32[B], a key, and the items last shown int32[B, M], the newest first,
-0 before the start, whether clicked or not.
+events int32[B, L] from the left with zeros behind their int32[B] `length`, the number
+of events so far int32[B], a key, and the items last shown int32[B, M], the newest
+first, 0 before the start, whether clicked or not.
+
+Measured on the default users, means of 10,000 (`python -m jaxrec.envs.online`, key 1,
+at most 50 items; standard errors of the rewards: 0.01 to 0.05):
+
+                          reward  length  clicks  purchases  coverage  gini
+    random                  1.37    23.0     5.1       0.36      1.00  0.03
+    nearest to last event   1.50    13.5     3.9       0.72      0.95  0.83
+    logging                 2.34    21.7     7.0       0.94      1.00  0.21
+    oracle, greedy          7.03    22.5    13.6       4.31      0.91  0.71
+    oracle, future=1        8.37    26.8    16.2       5.13      0.92  0.68
+    oracle, future=8       11.63    37.1    22.6       7.11      0.94  0.64
+
+The oracles know the hidden state; `future` is the worth of a user who stays.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxrec.envs import users as session_users
 from jaxrec.envs.users import Users, push
 from jaxrec.types import Array, UserError
 
@@ -29,9 +44,9 @@ def from_scores(
     """A policy from `scores(items, length, timestep)` -> float[B, V].
 
     The best item, or with a temperature a draw from softmax(scores / temperature).
-    `avoid_shown` passes over the last SHOWN items: a deterministic policy would repeat an
-    ignored item for ever, since it leaves no event (impression discounting; ours). Items
-    are avoided only as long as others are left.
+    `avoid_shown` passes over the last SHOWN items: a deterministic policy would repeat
+    an ignored item for ever, since it leaves no event (impression discounting; ours).
+    Items are avoided only as long as others are left.
     """
 
     def policy(items, length, timestep, key, shown):
@@ -86,9 +101,9 @@ def evaluate_hidden(
             raise UserError(f"{name}={size}: on-line evaluation needs 1 or more")
     rows = jnp.arange(num_users)
 
-    def one(carry, key):
+    def one(key, carry, number):
         state, items, length, timestep, shown, total, counts = carry
-        key_act, key_step = jax.random.split(key)
+        key_act, key_step = jax.random.split(jax.random.fold_in(key, number))
         looks = state.alive
         item = act(key_act, state, items, length, timestep, shown)
         state, feedback = users.step(key_step, state, item)
@@ -109,7 +124,7 @@ def evaluate_hidden(
 
     def episode(key):
         key = jax.random.fold_in(key, EVALUATION)
-        key_reset, key_steps = jax.random.split(key)
+        key_reset, key_steps = (jax.random.fold_in(key, part) for part in range(2))
         start = (
             users.reset(key_reset, num_users),
             jnp.zeros((num_users, seq_len), jnp.int32),
@@ -119,8 +134,8 @@ def evaluate_hidden(
             jnp.zeros((4, num_users), jnp.float32),
             jnp.zeros(users.num_items + 1, jnp.float32),
         )
-        end, _ = jax.lax.scan(one, start, jax.random.split(key_steps, horizon))
-        return end[-2:]
+        each = functools.partial(one, key_steps)
+        return jax.lax.scan(each, start, jnp.arange(horizon))[0][-2:]
 
     total, counts = jax.jit(episode)(key)
     means = jnp.mean(total, axis=1)
@@ -181,8 +196,8 @@ def rollout(users: Users, key: Array, num_users: int, horizon: int) -> dict[str,
     item int32, propensity float32, click, purchase, left, alive (before the step) bool.
     """
 
-    def one(state, key):
-        key_act, key_step = jax.random.split(key)
+    def one(key, state, number):
+        key_act, key_step = jax.random.split(jax.random.fold_in(key, number))
         item, propensity = users.behave(key_act, state)
         after, feedback = users.step(key_step, state, item)
         row = dict(item=item, propensity=propensity, alive=state.alive)
@@ -191,8 +206,39 @@ def rollout(users: Users, key: Array, num_users: int, horizon: int) -> dict[str,
 
     def episode(key):
         key = jax.random.fold_in(key, LOGGING)
-        key_reset, key_steps = jax.random.split(key)
+        key_reset, key_steps = (jax.random.fold_in(key, part) for part in range(2))
         start = users.reset(key_reset, num_users)
-        return jax.lax.scan(one, start, jax.random.split(key_steps, horizon))[1]
+        each = functools.partial(one, key_steps)
+        return jax.lax.scan(each, start, jnp.arange(horizon))[1]
 
     return jax.jit(episode)(key)
+
+
+def main() -> None:
+    """Print what the reference policies earn."""
+    people = session_users.make()
+    kernel = jnp.asarray(people.facts["hidden"]["kernel"])
+
+    def last(items, length, timestep):
+        place = jnp.maximum(length - 1, 0)[:, None]
+        row = jnp.take_along_axis(items, place, axis=1)[:, 0]
+        return kernel[row].at[:, 0].set(-jnp.inf)
+
+    key, size = jax.random.key(1), 10_000
+    rows = {
+        "random": evaluate(random_policy(people.num_items), people, key, size),
+        "nearest to the last event": evaluate(from_scores(last), people, key, size),
+        "logging": evaluate_hidden(logging_policy(people), people, key, size),
+    }
+    for future in (0.0, 1.0, 8.0):
+        name = f"oracle, future={future:g}"
+        rows[name] = evaluate_hidden(oracle(people, future), people, key, size)
+    names = ("reward", "reward_std", "length", "clicks", "purchases", "coverage")
+    names += ("gini",)
+    print(" " * 26 + " ".join(name.rjust(10) for name in names))
+    for name, found in rows.items():
+        print(name.ljust(26) + " ".join(f"{float(found[n]):10.2f}" for n in names))
+
+
+if __name__ == "__main__":
+    main()

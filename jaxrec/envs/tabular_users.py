@@ -2,8 +2,8 @@
 
 Popularity, a Markov kernel, purchases and a hazard: after item i (0 = nothing yet) the
 user takes whatever item j is shown, as a purchase with probability p_ij and else as a
-click, and leaves with hazard h_j. The logging policy beta(j | i) mixes popularity with a
-kernel and has full support. Then, with the mean reward
+click, and leaves with hazard h_j. The logging policy beta(j | i) mixes popularity with
+a kernel and has full support. Then, with the mean reward
 rbar_ij = r_click (1 - p_ij) + r_buy p_ij,
 
     Q*(i, j)    = rbar_ij + gamma (1 - h_j) max_k Q*(j, k)
@@ -130,9 +130,9 @@ def optimal_q(world: Tables, gamma: float = 0.5) -> np.ndarray:
 def policy_q(
     world: Tables, gamma: float = 0.5, policy: np.ndarray | None = None
 ) -> np.ndarray:
-    """Q^pi of pi[N + 1, N + 1], rows over items 1 .. N; by default of the logging policy.
+    """Q^pi: float64[N + 1, N + 1], column 0 = -inf; by default Q^beta.
 
-    float64[N + 1, N + 1], column 0 = -inf.
+    `policy`: [N + 1, N + 1], a distribution over the items 1 .. N in every row.
     """
     policy = world.behaviour if policy is None else policy
     return iterate(world, gamma, lambda q: (policy[:, 1:] * q).sum(axis=1))

@@ -5,21 +5,22 @@ purchase is an event, an ignored item leaves no trace in a log. The idea follows
 session simulators of the field; the model and every number in it are ours.
 
 - Interest z (unit vector, hidden): drifts towards what was clicked, and by chance.
-- P(event) = sigmoid(bias + affinity z.e_j + appeal_j - boredom with j and its category).
+- P(event) = sigmoid(bias + affinity z.e_j + appeal_j - boredom with j and its
+  category).
 - P(purchase | event) grows with the intent that earlier clicks in the category built
   up; a purchase satisfies it.
 - Boredom with an item and with its category grows whenever it is shown, and fades.
 - Frustration grows after an ignored item and with a boring category, falls after a
-  satisfying event; the probability of leaving grows with it. The appealing items are the
-  less satisfying ones: clickbait. So the best next item is not the best policy.
+  satisfying event; the probability of leaving grows with it. The appealing items are
+  the less satisfying ones: clickbait. So the best next item is not the best policy.
 
-The logging policy knows no interest, only what a platform sees: a mixture of popularity,
-neighbours of the last clicked items and uniform exploration. It has full support, and its
-propensities are exact.
+The logging policy knows no interest, only what a platform sees: a mixture of
+popularity, neighbours of the last clicked items and uniform exploration. It has full
+support, and its propensities are exact.
 
-Everything is [B] arrays of fixed shape and pure functions of a key, so it can be jitted,
-scanned and vmapped. `jaxrec.envs.online` evaluates policies, and says what the random,
-the logging and the all-knowing ones earn.
+Everything is [B] arrays of fixed shape and pure functions of a key, so it can be
+jitted, scanned and vmapped. `jaxrec.envs.online` evaluates policies, and says what the
+random, the logging and the all-knowing ones earn.
 """
 
 from collections.abc import Callable
@@ -65,7 +66,7 @@ class Users(NamedTuple):
     `reset(key, num)` -> state of `num` new users, with `state.alive: bool[B]`.
     `step(key, state, item int32[B])` -> (state, Feedback). Users who left stay as they
         are and give no feedback. Item 0 is ignored by everybody.
-    `behave(key, state)` -> (item int32[B], propensity float32[B]) of the logging policy.
+    `behave(key, state)` -> (item int32[B], propensity float32[B]), the logging policy.
     `propensities(state)` -> float32[B, num_items + 1], of every item; column 0 is 0.
     `preview(state)` -> Preview, what each item would do; for oracles and tests only.
     `rewards`: (click, purchase). `facts`: what a data set may know of the catalogue.
@@ -175,7 +176,7 @@ def make(config: Any = None) -> Users:
     uniform = jnp.full(num_items + 1, 1 / num_items).at[0].set(0)
     cumulative = jnp.cumsum(item["kernel"], axis=1)
     rewards = (float(p["r_click"]), float(p["r_buy"]))
-    # Frustration by any outcome: an event relieves, its absence adds.
+    # A clickbait item has a negative satisfaction: its click frustrates.
     relief = p["satisfied"] * item["satisfaction"]
 
     def reset(key: Array, num: int) -> State:
