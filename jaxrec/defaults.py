@@ -31,6 +31,41 @@ OFFLINE_RL_VIEW = dict(
 )
 
 
+# Fields at -1 or "" are decided by the preset of the source: see data.presets.
+RECOMMENDER_DATA = dict(
+    source="simulated",  # see jaxrec.data.sources
+    name="",  # which set of the source
+    path="",  # files: where they are
+    preset="recommended",  # or "paper": the protocol of the SQN papers
+    seq_len=10,  # L, events that a state is made of; SQN papers
+    click_reward=0.2,  # SQN code
+    buy_reward=1.0,  # SQN code
+    split="",  # random_session, temporal_quantile, last_days, leave_one_out, pre_split
+    valid=0.1,  # share of the sessions
+    test=0.1,
+    test_days=-1.0,  # last_days: length of the test set and of the one before
+    session_by="",  # session or user
+    session_gap=-1.0,  # minutes that end a session, 0 = none
+    session_chunk=-1,  # events that end a session, 0 = none
+    sample_sessions=-1,  # keep a sample of this size, 0 = all
+    min_clicks=-1,  # fewest clicks of a session
+    min_session=-1,  # fewest events of a session
+    min_item=-1,  # fewest events of an item
+    iterate=-1,  # 1: until both minima hold
+    score_first_event=-1,  # 1: predict it, from an empty history
+    drop_unseen_items=-1,  # 1: from the held-out sets
+    mask_seen=-1,  # 1: never recommend an item of the history
+    num_users=20_000,  # simulated: who writes the log
+    mode="sessions",  # simulated: or "tabular"
+    horizon=0,  # simulated: items that a user looks at, at most; 0 = 50
+    users=ConfigDict(),  # simulated: overrides of envs.users.HPARAMS
+    seed=0,  # of the split and of the simulated users
+    data_dir="",  # cache; "" = $JAXREC_DATA or ~/.cache/jaxrec
+)
+
+RECOMMENDER_VIEW = dict()  # stages see the whole of it
+
+
 def run(
     name: str,
     stages: Mapping[str, Mapping[str, Any]],
@@ -103,6 +138,44 @@ def offline_rl(
     return shortened(run(name or method, {"train": section}, OFFLINE_RL_DATA), arg)
 
 
+def recommender(
+    method: str, hparams: Mapping[str, Any], arg: str, name: str = "", **fields: Any
+) -> ConfigDict:
+    """A one-stage experiment of a recommender; `arg` is "" or "smoke"."""
+    section = recommender_stage(method, {method: hparams}, **fields)
+    return recommender_run(name or method, {"train": section}, arg)
+
+
+def recommender_stage(
+    method: str, hparams: Mapping[str, Mapping[str, Any]], **fields: Any
+) -> dict[str, Any]:
+    """A stage that trains a recommender and ranks the held-out events."""
+    settings = dict(
+        steps=20_000,
+        log_every=500,
+        eval_every=2_000,  # SQN paper
+        checkpoint_every=2_000,
+        steps_per_call=50,
+        evals=("ranking", "users"),
+        view=RECOMMENDER_VIEW,
+    )
+    return stage(method, hparams, **settings | fields)
+
+
+def recommender_run(
+    name: str, stages: Mapping[str, Mapping[str, Any]], arg: str
+) -> ConfigDict:
+    """An experiment on sessions of items; `arg` is "" or "smoke"."""
+    config = run(
+        name,
+        stages,
+        RECOMMENDER_DATA,
+        headline="valid/ndcg@10",
+        select="valid/ndcg@10",
+    )
+    return shortened(config, arg)
+
+
 def shortened(config: ConfigDict, arg: str) -> ConfigDict:
     """For `arg` "smoke" the same path in under a minute on a CPU; numbers mean nothing.
 
@@ -112,7 +185,9 @@ def shortened(config: ConfigDict, arg: str) -> ConfigDict:
         raise ValueError(f"config argument {arg!r} is unknown: there is only smoke")
     if arg == "smoke":
         config.name += "_smoke"
-        config.data.rows = 4_000
+        small = dict(rows=4_000, num_users=600)
+        config.data.update({k: v for k, v in small.items() if k in config.data})
+        config.eval.users = 100
         config.eval.episodes = 2
         config.eval.fqe_steps = 100
         for name in config.stages:

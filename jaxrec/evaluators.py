@@ -5,7 +5,6 @@ cannot work here (no simulator installed, nothing held out) says so once, when i
 made, and gives no metrics: training goes on.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +18,7 @@ from jaxrec.envs import gym, online
 from jaxrec.envs import users as users_lib
 from jaxrec.errors import UserError
 from jaxrec.methods import fqe, recommender, world_accuracy
-from jaxrec.types import Batch, Dataset, Method, TrainState
+from jaxrec.types import Array, Batch, Dataset, Method, TrainState
 
 Metrics = dict[str, Any]
 
@@ -168,10 +167,19 @@ def users(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metric
         return lambda state, key: {}
     population = users_lib.make(dataset.info["users"])
     seq_len = dataset.info["seq_len"]
+    # The data number the items that occur in them; the simulator knows more.
+    known = np.asarray(dataset.info["item_ids"])[1:]
+    code = np.zeros(population.num_items + 1, np.int32)
+    code[known] = np.arange(1, len(known) + 1)
 
     @jax.jit
     def serve(state: TrainState, key: jax.Array) -> dict[str, jax.Array]:
-        policy = online.from_scores(functools.partial(method.scores, state))
+        def scores(items: Array, length: Array, timestep: Array) -> Array:
+            found = method.scores(state, jnp.asarray(code)[items], length, timestep)
+            whole = jnp.full((len(items), population.num_items + 1), -jnp.inf)
+            return whole.at[:, known].set(found[:, 1 : len(known) + 1])
+
+        policy = online.from_scores(scores)
         sizes = dict(num_users=config.eval.users, horizon=config.eval.horizon)
         return online.evaluate(policy, population, key, seq_len=seq_len, **sizes)
 

@@ -182,10 +182,13 @@ def final_table(summary: Mapping[str, Any]) -> str:
     rows, notes = [], []
     for stage, part in summary["stages"].items():
         last, best = part.get("last") or {}, part.get("best") or {}
-        rest = choose(last.keys() - {HEADLINE})
+        rest = brief(choose(last.keys() - {HEADLINE}))
         for name in [HEADLINE, *rest] if HEADLINE in last else rest:
             row = {"stage": stage, "metric": name}
-            for which, values in (("last", last), ("best", best)):
+            columns = {"last": last, "best": best}
+            if part.get("selected"):  # at the step that the validation set chose
+                columns["selected"] = part["selected"]
+            for which, values in columns.items():
                 row[which] = estimate(np.array(numbers(values.get(name, []))))
             rows.append(row)
         facts = [f"{part.get('steps', '?')} steps"]
@@ -199,6 +202,17 @@ def final_table(summary: Mapping[str, Any]) -> str:
     facts = [data_text(summary), summary.get("device")]
     notes.append(", ".join(str(fact) for fact in facts if fact))
     return "\n".join([aligned(rows, markdown=False) if rows else "", *notes]).strip()
+
+
+def brief(names: Sequence[str]) -> list[str]:
+    """Of many cut-offs the usual ones; `summary.json` and `--metric` have them all."""
+    shown = ("ndcg@10", "hr@10", "coverage@10")
+    return [
+        name
+        for name in names
+        if not name.endswith("/count")
+        and ("@" not in name or name.rsplit("/")[-1] in shown)
+    ]
 
 
 def report(

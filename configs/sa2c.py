@@ -1,0 +1,19 @@
+r"""SA2C (Xin et al. 2022, arXiv 2111.03474).
+
+    python -m jaxrec.main --config=configs/sa2c.py
+    python -m jaxrec.main --config=configs/sa2c.py \
+        --config.train.sa2c.encoder.name=sasrec
+
+On the log of simulated users by default: no files, no network. `test/...` ranks
+held-out events, `users/...` is what new simulated users give.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxrec import defaults
+from jaxrec.methods import sa2c
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """`arg`: "" or "smoke"."""
+    return defaults.recommender("sa2c", sa2c.HPARAMS, arg)

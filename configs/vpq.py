@@ -1,0 +1,19 @@
+r"""VPQ: an actor weighted by penalised values.
+
+    python -m jaxrec.main --config=configs/vpq.py
+    python -m jaxrec.main --config=configs/vpq.py \
+        --config.train.vpq.encoder.name=sasrec
+
+On the log of simulated users by default: no files, no network. `test/...` ranks
+held-out events, `users/...` is what new simulated users give.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxrec import defaults
+from jaxrec.methods import vpq
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """`arg`: "" or "smoke"."""
+    return defaults.recommender("vpq", vpq.HPARAMS, arg)
