@@ -1,5 +1,7 @@
 """Losses of the Q-learning recommenders against numbers worked by hand."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -137,3 +139,79 @@ def test_vpq_weights_and_penalty():
         losses.vpq_penalty(heads, 10.0), 1 / (1 + 10 * np.std([0.1, 0.3, 0.5])), 1e-6
     )
     assert losses.vpq_penalty(heads, 20.0) < losses.vpq_penalty(heads, 10.0)
+
+
+def test_batches_agree_with_numpy():
+    """Selection, gathering and every loss on random heads, mapped over rows."""
+    rows, items, count = 64, 12, 5
+    draw = np.random.default_rng(3)
+    q, q_next, q_target, q_target_next, logits = draw.normal(
+        size=(5, rows, items)
+    ).astype(np.float32)
+    action = draw.integers(items, size=rows)
+    chosen = draw.integers(items, size=(rows, count))
+    reward = draw.choice([0.2, 1.0], rows).astype(np.float32)
+    done = draw.integers(2, size=rows).astype(np.float32)
+    frequency = draw.uniform(0.01, 0.5, rows).astype(np.float32)
+
+    @jax.vmap
+    def found(q, q_next, q_target, q_target_next, y, a, negatives, r, d, beta):
+        target = losses.target(r, d, q_target_next[jnp.argmax(q_next)], GAMMA)
+        same = losses.negative_target(-0.5, q_target[jnp.argmax(q)], GAMMA)
+        ce = softmax.cross_entropy(y[None], a[None])[0]
+        weight = losses.advantage(q[a], q[negatives])
+        rho = losses.importance(jnp.exp(-ce), beta, 0.5, 0.1, 10.0)
+        td = losses.td(q[a], target)
+        return td, losses.negatives(q[negatives], same), weight, rho, ce
+
+    got = found(
+        *(q, q_next, q_target, q_target_next, logits),
+        *(action, chosen, reward, done, frequency),
+    )
+    for i in range(rows):
+        y = reward[i]
+        if not done[i]:
+            y += 0.5 * q_target_next[i, q_next[i].argmax()]
+        same = -0.5 + 0.5 * q_target[i, q[i].argmax()]
+        share = np.exp(logits[i]) / np.exp(logits[i]).sum()
+        values = [q[i, action[i]], *q[i, chosen[i]]]
+        rho = np.sqrt(np.clip(share[action[i]] / frequency[i], 0.1, 10.0))
+        want = (
+            0.5 * (y - q[i, action[i]]) ** 2,
+            sum(0.5 * (same - q[i, j]) ** 2 for j in chosen[i]),
+            values[0] - np.mean(values),
+            rho,
+            -np.log(share[action[i]]),
+        )
+        np.testing.assert_allclose([g[i] for g in got], want, rtol=2e-5, atol=1e-6)
+
+
+def test_gradients_reach_the_trained_values_alone():
+    y = jnp.float32(1.2)
+    np.testing.assert_allclose(jax.grad(losses.td)(0.5, y), 0.5 - 1.2, rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(losses.td)(0.5, y, 1.0), 2 * (0.5 - 1.2), 1e-6)
+    np.testing.assert_allclose(jax.grad(losses.proxy)(0.5, 0.3), 0.2, rtol=1e-6)
+    slopes = jax.grad(losses.negatives)(Q[NEGATIVES], 0.225)
+    np.testing.assert_allclose(slopes, Q[NEGATIVES] - 0.225, rtol=1e-6)
+    slopes = jax.grad(losses.smorl)(jnp.ones(3), jnp.zeros(3), jnp.array([1.0, 0, 2]))
+    np.testing.assert_allclose(slopes, [1.0, 0.0, 2.0])  # a head of weight 0 rests
+
+
+def test_negatives_in_any_order_and_none_at_all():
+    y = jnp.float32(0.225)
+    there, back = losses.negatives(Q, y), losses.negatives(Q[::-1], y)
+    np.testing.assert_allclose(there, back, rtol=1e-6)
+    assert losses.negatives(jnp.zeros(0), y) == 0  # SNQN without them is SQN
+    assert losses.advantage(Q[ACTION], jnp.zeros(0)) == 0
+    draw = functools.partial(losses.sample_negatives, num_items=9, count=8)
+    one, two = draw(jax.random.key(0), 4), draw(jax.random.key(1), 4)
+    assert (one != two).any()
+    only = losses.sample_negatives(jax.random.key(2), jnp.int32(2), 2, 6)
+    np.testing.assert_array_equal(only, np.ones(6))  # of two items, the other
+
+
+def test_fixed_point_of_the_advantage():
+    """Negatives at gamma max Q under a positive that is best: A = 0.4545 Q (n = 10)."""
+    best = jnp.float32(0.8)
+    found = losses.advantage(best, jnp.full(10, GAMMA * best))
+    np.testing.assert_allclose(found, 10 / 11 * (1 - GAMMA) * best, rtol=1e-6)
