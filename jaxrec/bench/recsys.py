@@ -193,6 +193,7 @@ def softmax_memory(
     shapes = [(batch_size, width), (vocab, width), (vocab,)]
     args = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     target = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    size = softmax.chunk_size(vocab, size)
 
     def temporary(loss: Callable[..., Any]) -> int:
         both = jax.jit(
