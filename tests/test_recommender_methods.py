@@ -12,6 +12,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from jaxrec.data import loader
 from jaxrec.methods import (
     ce,
+    copies,
     dqn_ns,
     proxy,
     recommender,
@@ -78,13 +79,13 @@ def test_transitions_by_hand():
 
 
 def test_coin_is_fair_and_the_other_copy_rests():
-    sides = jax.vmap(recommender.coin)(jnp.arange(1000))
+    sides = jax.vmap(copies.coin)(jnp.arange(1000))
     assert 450 < sides.sum() < 550
     method = make(sqn)
     states, _ = run(method, start(method), 6)
-    assert len({bool(recommender.coin(jnp.int32(t))) for t in range(6)}) == 2
+    assert len({bool(copies.coin(jnp.int32(t))) for t in range(6)}) == 2
     for t, (before, after) in enumerate(zip(states, states[1:])):
-        first = bool(recommender.coin(jnp.int32(t)))
+        first = bool(copies.coin(jnp.int32(t)))
         rests = [("target_params", "second")] if first else [("params", "first")]
         moves = [("params", "first")] if first else [("target_params", "second")]
         for field, copy in rests:
@@ -153,7 +154,7 @@ def test_sa2c_with_unit_weights_is_snqn_and_clipped_rows_give_nothing():
 @pytest.mark.parametrize("reset", [True, False])
 def test_the_switch_is_exactly_at_t(module, reset):
     options = dict(optim=dict(lr=1e-2), optim_after=dict(lr=1e-2), reset_optim=reset)
-    switched, never = make(module, switch=4, **options), make(module, switch=NEVER)
+    switched = make(module, switch=4, **options)
     never = make(module, switch=NEVER, **options)
     a, b = run(switched, start(switched), 6)[0], run(never, start(never), 6)[0]
     for t in range(7):

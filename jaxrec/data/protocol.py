@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.data import presets
 from jaxrec.data.events import PURCHASE, Events
 from jaxrec.types import Dataset, UserError
 
@@ -36,15 +35,6 @@ COLUMNS = (
 )
 LANES = 128  # the vocabulary is a multiple: even shards and full vector lanes
 DAY = 86400.0
-
-
-def dataset(events: Events, config: Any, source: str = "") -> Dataset:
-    """`events` by the protocol of `config` (a `config.data`), kept in memory.
-
-    `source` selects the presets of a source; "" takes `config.source`.
-    """
-    settings = presets.settings(config, source or config.source, config.name)
-    return assemble(*prepare(events, settings))
 
 
 def prepare(
@@ -73,9 +63,7 @@ def prepare(
     return arrays, facts
 
 
-def assemble(
-    arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]
-) -> Dataset:
+def assemble(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> Dataset:
     """The Dataset of prepared arrays, which may be memory-mapped."""
     flat = {p: {c: arrays[f"{p}/{c}"] for c in COLUMNS} for p in PARTS}
     protocol = facts["protocol"]
@@ -186,9 +174,7 @@ def _sessions(events, settings, name):
     timestamps = bool(events.facts.get("timestamps", True))
     by_user = settings["session_by"] == "user"
     if settings["session_by"] not in ("user", "session"):
-        raise UserError(
-            f"data.session_by={settings['session_by']!r}: user or session"
-        )
+        raise UserError(f"data.session_by={settings['session_by']!r}: user or session")
     if by_user and events.user is None:
         raise UserError(
             f"{name} names no users: data.session_by=user needs them, choose session"
@@ -315,8 +301,12 @@ def _encode(columns, part, settings, name):
     arrays["mean_return"] = (
         np.bincount(at, train["reward_to_go"]) / np.bincount(at)
     ).astype(np.float32)
-    arrays["item_ids"] = np.concatenate([ids[:1] * 0 if ids.dtype.kind in "iuf"
-                                         else np.zeros(1, ids.dtype), ids[chosen]])
+    arrays["item_ids"] = np.concatenate(
+        [
+            ids[:1] * 0 if ids.dtype.kind in "iuf" else np.zeros(1, ids.dtype),
+            ids[chosen],
+        ]
+    )
     return arrays, dict(num_items=num_items, counts=counts)
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxrec import optim
 from jaxrec.losses import recommender as losses
 from jaxrec.losses import softmax
-from jaxrec.methods import recommender
+from jaxrec.methods import copies, recommender
 from jaxrec.methods import teacher as teachers
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState, UserError
@@ -58,7 +58,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             project = jax.nn.initializers.xavier_uniform()(key_project, size)
             return dict(network=params, project=project)
 
-        return recommender.two_copies(one, optimiser.init, key).replace(extra=frozen)
+        return copies.init_both(one, optimiser.init, key).replace(extra=frozen)
 
     def train_step(
         state: TrainState, batch: Batch, key: Array
@@ -109,7 +109,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             params, opt_state = recommender.descend(optimiser, grads, opt_state, main)
             return params, opt_state, dict(loss=total, **parts)
 
-        return recommender.toss(update, state)
+        return copies.toss(update, state)
 
     def scores(
         state: TrainState, items: Array, length: Array, timestep: Array

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxrec import optim
 from jaxrec.losses import recommender as losses
-from jaxrec.methods import recommender
+from jaxrec.methods import copies, recommender
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState
 
@@ -30,11 +30,11 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     """step < T: L_ce + weight L_q;  then: sg(Q(s, a)) L_ce + weight L_q."""
     recommender.check(config, info)
     network = networks.make(config, info, q_heads=0)
-    phases = recommender.make_phases(config)
+    phases = copies.make_phases(config)
 
     def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
         event = recommender.transition(batch)
-        return recommender.two_copies(
+        return copies.init_both(
             lambda key: network.init(key, event.items, event.length),
             phases.init,
             key,
@@ -69,7 +69,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             params, opt_state = phases.descend(after, grads, opt_state, main)
             return params, opt_state, dict(loss=total, **parts)
 
-        return recommender.toss(update, state)
+        return copies.toss(update, state)
 
     scores = recommender.make_scores(network, info)
     return Method(init, train_step, recommender.make_eval_step(scores), scores=scores)
