@@ -153,9 +153,12 @@ def make_round(
         B, od = starts.shape
         scales, each = state.extra.scales, jnp.arange(B)
 
-        def step(carry, key):
+        def step(carry, number):
             window, alive = carry
-            key_policy, key_member, key_noise = jax.random.split(key, 3)
+            # Folded, not scanned over: JAX's check of key reuse takes a scan over keys
+            # that is mapped over seeds for a reuse.
+            key_step = jax.random.fold_in(key, number)
+            key_policy, key_member, key_noise = jax.random.split(key_step, 3)
             s = window["observation"][:, -1]
             a = policy(s, key_policy)
             window = dict(window, action=window["action"].at[:, -1].set(a))
@@ -196,8 +199,8 @@ def make_round(
             action=jnp.zeros((B, K, info["action_size"])),
             mask=jnp.repeat((jnp.arange(K) == K - 1)[None], B, axis=0),
         )
-        keys = jax.random.split(key, config.horizon)
-        _, (rows, exists) = jax.lax.scan(step, (window, jnp.ones(B, bool)), keys)
+        steps = jnp.arange(config.horizon)
+        _, (rows, exists) = jax.lax.scan(step, (window, jnp.ones(B, bool)), steps)
         rows, exists = jax.tree.map(
             lambda x: x.reshape(-1, *x.shape[2:]), (rows, exists)
         )
