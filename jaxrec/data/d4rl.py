@@ -11,7 +11,6 @@ TensorFlow is needed once, to prepare and convert; the result is cached. Data th
 prepared with file_format="array_record" are read without TensorFlow.
 """
 
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.data import cache, rows, trajectories
+from jaxrec.data import builders, cache, rows, trajectories
+from jaxrec.data.files import check_file
 from jaxrec.data.trajectories import Trajectories
 from jaxrec.types import UserError
 
@@ -165,72 +165,25 @@ def load_hdf5(config: Any) -> Trajectories:
     return result
 
 
-def check_file(path: Path, what: str) -> None:
-    """Raises UserError when there is no file, or only a pointer of Git LFS."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(64)
-    except OSError as error:
-        raise UserError(
-            f"data.path={str(path)!r} cannot be read ({error.strerror}): name {what}"
-        ) from error
-    if start.startswith(b"version https://git-lfs"):
-        raise UserError(
-            f"{path} is a Git LFS pointer, not the data: fetch it with git lfs pull"
-        )
-
-
 def _convert(name, path):
     """Arrays and facts of a builder, by way of TensorFlow unless not needed."""
-    import tensorflow_datasets as tfds
-
-    directory = Path(
-        path or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    ).expanduser()
-    prepared = sorted(f.parent for f in (directory / name).glob("*/features.json"))
-    try:
-        builder = tfds.builder_from_directory(prepared[-1]) if prepared else None
-        if builder and builder.info.file_format.value != "tfrecord":
-            episodes = builder.as_data_source(split="train")
-        else:
-            _require_tensorflow(name)
-            if not builder:
-                builder = tfds.builder(name, data_dir=directory)
-                builder.download_and_prepare()
-            episodes = _with_tensorflow(builder)
-        result = from_rlds(episodes)
-    except UserError:
-        raise
-    except Exception as error:
-        # From a failed download to a damaged record, each library raises its own.
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"tensorflow-datasets cannot give {name} ({type(error).__name__}: {reason})"
-            f": check the name, the network and {directory}, or read the HDF5 file "
-            "with data.source=hdf5"
-        ) from error
-    return trajectories.flatten(result), dict(builder_version=str(builder.version))
+    result, version = builders.read(
+        name,
+        path,
+        from_rlds,
+        _whole_episodes,
+        "read the HDF5 file with data.source=hdf5",
+    )
+    return trajectories.flatten(result), dict(builder_version=version)
 
 
-def _require_tensorflow(name):
-    try:
-        import importlib_resources  # noqa: F401  used by tfds, not among its needs
-        import tensorflow  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"{name} needs TensorFlow once, to prepare the data ({error}): pip install "
-            "'jaxrec[tensorflow]', or read the HDF5 file with data.source=hdf5"
-        ) from error
-
-
-def _with_tensorflow(builder):
+def _whole_episodes(dataset):
     """Episodes as dicts of arrays; one by one, steps would take minutes."""
-    import tensorflow_datasets as tfds
 
     def whole(episode):
         return dict(steps=episode["steps"].batch(1 << 20).get_single_element())
 
-    return tfds.as_numpy(builder.as_dataset(split="train").map(whole))
+    return dataset.map(whole)
 
 
 def _stack(steps):

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec.data import rows
-from jaxrec.data.d4rl import check_file
+from jaxrec.data.files import check_file
 from jaxrec.data.trajectories import Trajectories
 from jaxrec.types import UserError
 

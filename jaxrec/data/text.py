@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.data.d4rl import check_file
+from jaxrec.data.files import check_file
 from jaxrec.types import UserError
 
 BLOCK = 1 << 26  # bytes at a time
