@@ -35,7 +35,12 @@ OFFLINE_RL_VIEW = dict(
 RECOMMENDER_DATA = dict(
     source="simulated",  # see jaxrec.data.sources
     name="",  # which set of the source
-    path="",  # files: where they are
+    path="",  # files: one, or their folder
+    columns=dict(session="", user="", item="", time="", event="", rating=""),  # table
+    delimiter="",  # table, gru4rec: between columns, "" = by the file's name
+    purchase="purchase,buy,addtocart,transaction",  # table: events that are purchases
+    ignore="",  # table: events that are left out
+    buy_rating=5.0,  # a rating of at least this counts as a purchase
     preset="recommended",  # or "paper": the protocol of the SQN papers
     seq_len=10,  # L, events that a state is made of; SQN papers
     click_reward=0.2,  # SQN code

@@ -1,4 +1,4 @@
-"""Files that a user names: checked, found in folders, and told apart by a fingerprint."""
+"""Files that a user names: checked, found in folders, told apart by fingerprints."""
 
 from pathlib import Path
 from typing import Any

@@ -64,26 +64,33 @@ def read(
     wanted, found = dict(wanted), {name: [] for name in wanted}
     while True:
         try:
-            header = names
+            heads = names
             for line, block in blocks(path):
                 if len(delimiter) > 1:
                     block = block.replace(delimiter.encode(), b"\t")
                 separator = delimiter if len(delimiter) == 1 else "\t"
-                if header is None:
+                if heads is None:
                     first, _, block = block.partition(b"\n")
-                    header, line = _header(first, separator), line + 1
-                _check_names(path, header, wanted)
-                cut = _fields(path, block, separator, line, header, names is not None)
+                    heads, line = _header(first, separator), line + 1
+                _check_names(path, heads, wanted)
+                cut = _fields(path, block, separator, line, heads, names is not None)
                 for name, kind in wanted.items():
                     found[name].append(
-                        _convert(path, name, kind, cut, header.index(name))
+                        _convert(path, name, kind, cut, heads.index(name))
                     )
-            if header is None:
+            if heads is None:
                 raise UserError(f"{path} is empty")
             return {name: _join(values) for name, values in found.items()}
         except _NotWhole as error:  # a later block has ids that are words
             wanted[error.args[0]] = "text"
             found = {name: [] for name in wanted}
+
+
+def header(path: Path | str, delimiter: str = "\t") -> list[str]:
+    """The names in the first line of a file."""
+    for _, block in blocks(Path(path)):
+        return _header(block.partition(b"\n")[0], delimiter)
+    raise UserError(f"{path} is empty")
 
 
 def ragged(path: Path | str) -> tuple[np.ndarray, np.ndarray]:

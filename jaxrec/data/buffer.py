@@ -1,0 +1,192 @@
+"""Ready buffers of the SQN family: pandas pickles, opened without running their code.
+
+A folder with `replay_buffer.df` (transitions: state, len_state, action, is_buy, ...)
+or `sampled_train.df` for training, `sampled_val.df` and `sampled_test.df`
+(session_id, timestamp, item_id, is_buy); or one such file. Variants without `is_buy`
+and with rows `seq, len_seq, next` go round: they have one reward level. Needs pandas.
+"""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxrec import logs
+from jaxrec.data import events, files
+from jaxrec.data.events import Events
+from jaxrec.types import UserError
+
+# All that a pickle of a DataFrame of numbers and lists may call.
+ALLOWED = {
+    "builtins": ("slice", "list", "dict", "tuple", "set", "int", "float", "bytearray"),
+    "__builtin__": ("slice", "list", "dict", "tuple", "set", "int", "float"),
+    "collections": ("OrderedDict",),
+    "copy_reg": ("_reconstructor",),
+    "copyreg": ("_reconstructor",),
+    "_codecs": ("encode",),
+    "numpy": ("ndarray", "dtype"),
+    "numpy.core.multiarray": ("_reconstruct", "scalar"),
+    "numpy._core.multiarray": ("_reconstruct", "scalar"),
+    "numpy.core.numeric": ("_frombuffer",),
+    "numpy._core.numeric": ("_frombuffer",),
+    "pandas": ("DataFrame", "Index", "RangeIndex"),
+    "pandas.core.frame": ("DataFrame",),
+    "pandas.core.internals": ("BlockManager",),
+    "pandas.core.internals.managers": ("BlockManager",),
+    "pandas.core.internals.blocks": ("new_block",),
+    "pandas._libs.internals": ("_unpickle_block", "BlockManager"),
+    "pandas._libs.arrays": ("__pyx_unpickle_NDArrayBacked",),
+    "pandas.core.indexes.base": ("Index", "_new_Index"),
+    "pandas.indexes.base": ("Index", "_new_Index"),
+    "pandas.core.indexes.range": ("RangeIndex",),
+    "pandas.indexes.range": ("RangeIndex",),
+    "pandas.core.indexes.numeric": ("Int64Index", "Float64Index"),
+    "pandas.indexes.numeric": ("Int64Index", "Float64Index"),
+    "pandas.core.arrays.string_": ("StringDtype", "StringArray"),
+    "pandas.core.arrays.string_arrow": ("ArrowStringArray",),
+    "pandas.core.dtypes.base": ("ExtensionDtype",),
+}
+PARTS = {
+    0: ("replay_buffer.df", "sampled_train.df"),
+    1: ("sampled_val.df",),
+    2: ("sampled_test.df",),
+}
+NAMES = dict(  # role: what the files call it
+    session=("session_id", "visitor_id", "session", "sid"),
+    time=("timestamp", "time"),
+    item=("item_id", "item"),
+    bought=("is_buy",),
+)
+
+
+def load(config: Any) -> Events:
+    """The buffers of the folder, or file, `config.path`."""
+    path = Path(config.path).expanduser()
+    if not path.is_dir():
+        one = files.named(config.path, what="a buffer such as replay_buffer.df")
+        return _events(one, _columns(one))
+    found = {}
+    for part, names in PARTS.items():
+        if file := files.optional(path, *names):
+            found[part] = _events(file, _columns(file))
+    if 0 not in found:
+        raise UserError(f"{path} has no {' or '.join(PARTS[0])}: name their folder")
+    if len(found) == 1:
+        return found[0]
+    return events.concatenate(found)
+
+
+def _columns(path: Path) -> dict[str, np.ndarray]:
+    """The DataFrame of a pickle as a dict of numpy columns."""
+    try:
+        from pandas.compat import pickle_compat
+    except ImportError as error:
+        raise UserError(
+            f"{path} needs pandas to be read ({error}): pip install 'jaxrec[data]'"
+        ) from error
+
+    class Unpickler(pickle_compat.Unpickler):  # knows the old names of pandas' classes
+        def find_class(self, module: str, name: str) -> Any:
+            if name not in ALLOWED.get(module, ()):
+                raise UserError(
+                    f"{path} would call {module}.{name}, which no table needs: it is "
+                    "not opened, since such files can run any code"
+                )
+            return super().find_class(module, name)
+
+    try:
+        with open(path, "rb") as file:
+            frame = Unpickler(file).load()
+        return {str(name): frame[name].to_numpy() for name in frame.columns}
+    except UserError:
+        raise
+    except (
+        OSError,
+        EOFError,
+        pickle.UnpicklingError,
+        AttributeError,
+        ImportError,
+        IndexError,
+        KeyError,
+        TypeError,
+        ValueError,
+        UnicodeDecodeError,
+    ) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path} is no pickled table ({type(error).__name__}: {reason}): fetch it "
+            "again, or export it to csv and use data.source=table"
+        ) from error
+
+
+def _events(path: Path, columns: Mapping[str, np.ndarray]) -> Events:
+    if "is_buy" not in columns:
+        logs.say(f"{path} has no is_buy: all of its events count as clicks")
+    if "action" in columns or "next" in columns:
+        return _transitions(path, columns)
+    found = {
+        role: next((columns[n] for n in names if n in columns), None)
+        for role, names in NAMES.items()
+    }
+    if missing := [role for role in ("session", "item") if found[role] is None]:
+        raise UserError(
+            f"{path} has no column {' or '.join(NAMES[missing[0]])}; found "
+            f"{', '.join(columns)}"
+        )
+    bought = found["bought"]
+    return events.make(
+        found["session"],
+        found["item"],
+        found["time"],
+        None if bought is None else bought.astype(np.int8),
+        facts=dict(name=path.parent.name or "buffer", purchase="is_buy"),
+    )
+
+
+def _transitions(path, columns):
+    """Sessions again, from rows (state, action, next state, done).
+
+    Rows whose state is the next state of the row before go on with its session. Any
+    other row starts one, with the items of its state as history that is not scored.
+    """
+    state, length, action = (
+        next((columns[n] for n in names if n in columns), None)
+        for names in (("state", "seq"), ("len_state", "len_seq"), ("action", "next"))
+    )
+    if state is None or length is None:
+        raise UserError(
+            f"{path} has an action but no state and len_state; found "
+            f"{', '.join(columns)}"
+        )
+    state = np.stack([np.asarray(s, np.int64) for s in state])  # [N, L]
+    length, action = length.astype(np.int64), action.astype(np.int64)
+    rows, width = state.shape
+    pad = np.arange(width)[None, :] >= length[:, None]
+    # An empty history has length 1 and the padding id in its only place.
+    blank = state[pad].max() if pad.any() else -1
+    length = np.where((length == 1) & (state[:, 0] == blank), 0, length)
+    done = columns.get("is_done", np.ones(rows, bool)).astype(bool)
+    starts = np.ones(rows, bool)
+    if "next_state" in columns:
+        after = np.stack([np.asarray(s, np.int64) for s in columns["next_state"]])
+        starts[1:] = done[:-1] | (after[:-1] != state[1:]).any(axis=1)
+    history = np.where(starts, length, 0)  # items before the action of each row
+    size = history + 1
+    end = np.cumsum(size)
+    last = np.zeros(end[-1], bool)
+    last[end - 1] = True
+    item = np.empty(end[-1], np.int64)
+    item[last] = action
+    item[~last] = state[np.arange(width)[None, :] < history[:, None]]
+    kind = np.zeros(end[-1], np.int8)
+    kind[last] = columns.get("is_buy", np.zeros(rows)).astype(np.int8)
+    return events.make(
+        np.repeat(np.cumsum(starts), size),
+        item,
+        None,
+        kind,
+        scored=last,
+        facts=dict(name=path.parent.name or "buffer", purchase="is_buy"),
+    )

@@ -1,0 +1,95 @@
+"""Sources of sessions: a reader of logs, the protocol, and a cache of what they make.
+
+The arrays are memory-mapped from the cache. It is keyed by the settings of the reader
+and of the protocol and by the size and age of the files, so a changed file or field
+makes new arrays.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxrec.data import (
+    buffer,
+    cache,
+    events,
+    files,
+    movielens,
+    presets,
+    protocol,
+    readers,
+    shared,
+    simulated,
+)
+from jaxrec.data.events import Events
+from jaxrec.types import Dataset
+
+READER_FIELDS = ("columns", "delimiter", "purchase", "ignore", "buy_rating")
+READERS: dict[str, Callable[[Any], Events]] = {
+    "retailrocket": readers.retailrocket,
+    "yoochoose": readers.yoochoose,
+    "buffer": buffer.load,
+    "movielens": movielens.load,
+    "recbole": readers.recbole,
+    "sasrec": readers.sasrec,
+    "gru4rec": readers.gru4rec,
+    "table": readers.table,
+    "shared": shared.load,
+}
+
+
+def source(name: str) -> Callable[[Any], Dataset]:
+    """The source that reads files with READERS[name]."""
+
+    def load(config: Any) -> Dataset:
+        path = shared.folder(config) if name == "shared" else config.path
+        reading = {field: config[field] for field in READER_FIELDS}
+        reading |= dict(reader=name, set=config.name, columns=dict(config.columns))
+        # A missing file is the reader's to report.
+        reading["files"] = files.fingerprint(path) if path else []
+        return _cached(config, name, reading, lambda: READERS[name](config))
+
+    return load
+
+
+def simulated_users(config: Any) -> Dataset:
+    """The log of simulated users (see `simulated`).
+
+    `info["users"]` makes the same population for on-line evaluation.
+    """
+    found = simulated.settings(config)
+    found["users"] = dict(found["users"])
+    mode = found["mode"]
+
+    def read() -> Events:
+        log = simulated.load(found)
+        attributes = log.facts["attributes"]
+        pairs = None if attributes is None else np.nonzero(np.asarray(attributes))
+        return events.make(
+            *(log.events[column] for column in ("session", "item", "time", "kind")),
+            facts=dict(name=f"simulated/{mode}", attributes=pairs),
+        )
+
+    reading = found | dict(version=simulated.VERSION)
+    dataset = _cached(config, "simulated", reading, read)
+    dataset.info["version"] = simulated.VERSION
+    if mode == "sessions":
+        dataset.info["users"] = found["users"]
+    return dataset
+
+
+def _cached(
+    config: Any, name: str, reading: Mapping[str, Any], read: Callable[[], Events]
+) -> Dataset:
+    settings = presets.settings(config, name, config.name)
+    arrays, manifest = cache.cached(
+        cache.directory(config.data_dir),
+        "-".join(filter(None, ["sessions", name, config.name])),
+        dict(protocol=settings, code=protocol.VERSION, reading=dict(reading)),
+        lambda: protocol.prepare(read(), settings),
+    )
+    # What a result is of: the held-out items, whatever file they came from.
+    digest = manifest["arrays"]["test/item"]["sha256"]
+    version = f"{protocol.VERSION}-{digest[:8]}"
+    return protocol.assemble(arrays, manifest["facts"] | dict(version=version))
