@@ -16,4 +16,6 @@ from jaxrec.methods import sa2c
 
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: "" or "smoke"."""
-    return defaults.recommender("sa2c", sa2c.HPARAMS, arg)
+    # A short run sees both phases.
+    switch = dict(switch=12) if arg == "smoke" else {}
+    return defaults.recommender("sa2c", sa2c.HPARAMS | switch, arg)

@@ -16,4 +16,6 @@ from jaxrec.methods import sac
 
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: "" or "smoke"."""
-    return defaults.recommender("sac", sac.HPARAMS, arg)
+    # A short run sees both phases.
+    switch = dict(switch=12) if arg == "smoke" else {}
+    return defaults.recommender("sac", sac.HPARAMS | switch, arg)

@@ -16,4 +16,6 @@ from jaxrec.methods import vpq
 
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: "" or "smoke"."""
-    return defaults.recommender("vpq", vpq.HPARAMS, arg)
+    # A short run sees both phases.
+    switch = dict(switch=12) if arg == "smoke" else {}
+    return defaults.recommender("vpq", vpq.HPARAMS | switch, arg)

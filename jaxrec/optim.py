@@ -1,7 +1,10 @@
 """From a few config fields to an optax optimiser."""
 
+from types import SimpleNamespace
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from jaxrec.types import UserError
@@ -30,12 +33,55 @@ def spec(
     )
 
 
+def spec_after(lr: float = -1.0) -> dict[str, Any]:
+    """All fields of the optimiser after a switch: "" and -1 are those of before it.
+
+    But for `warmup`: the rate does not rise from zero a second time unless asked to.
+    """
+    return dict(name="", lr=lr, schedule="", warmup=0, weight_decay=-1.0, clip=-1.0)
+
+
+def follow(after: Any, before: Any) -> SimpleNamespace:
+    """The fields of `spec`: those of `after`, where it has none those of `before`."""
+    kept = {
+        field: before[field] if after[field] in ("", -1.0) else after[field]
+        for field in spec_after()
+    }
+    return SimpleNamespace(**kept)
+
+
 def make(config: Any, steps: int) -> optax.GradientTransformation:
     """The optimiser described by `spec` fields, for a stage of `steps` updates."""
+    return build(config, learning_rate(config, steps))
+
+
+def make_timed(
+    config: Any, steps: int, start: int = 0
+) -> optax.GradientTransformationExtraArgs:
+    """As `make`, with a schedule that goes from update `start` of the stage to its end.
+
+    `update(grads, state, params, step=step)`: the rate is that of the stage's update,
+    not of how often this state was updated, which differ where several copies take
+    turns. The state is that of a constant rate whatever the schedule.
+    """
+    rate = learning_rate(config, steps - start)
+    unit = build(config, 1.0)
+
+    def update(
+        grads: Any, state: Any, params: Any = None, *, step: jax.Array, **_: Any
+    ) -> tuple[Any, Any]:
+        now = rate(jnp.maximum(step - start, 0)) if callable(rate) else rate
+        updates, state = unit.update(grads, state, params)
+        return jax.tree.map(lambda u: now * u, updates), state
+
+    return optax.GradientTransformationExtraArgs(unit.init, update)
+
+
+def build(config: Any, rate: float | optax.Schedule) -> optax.GradientTransformation:
+    """The optimiser at that rate. Raises UserError for fields that do not fit."""
     parts = []
     if config.clip > 0:
         parts.append(optax.clip_by_global_norm(config.clip))
-    rate = learning_rate(config, steps)
     if config.name == "adam":
         parts.append(optax.adam(rate))
     elif config.name == "adamw":

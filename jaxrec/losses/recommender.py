@@ -25,14 +25,16 @@ def td(q: Array, y: Array, scale: float = 0.5) -> Array:
     return scale * jnp.square(y - q)
 
 
-def negative_target(reward: Array, q_same: Array, gamma: float) -> Array:
+def negative_target(
+    reward: Array, q_same: Array, gamma: float, done: Array | float = 0.0
+) -> Array:
     """y- = r_n + gamma Q_target(s, a~), a constant (SNQN, Xin et al. 2022).
 
     An item that is not taken leaves the state as it is, so the bootstrap is on s itself
-    with a~ = argmax_a Q_main(s, a), and the end of the session does not mask it.
-    float32[] each.
+    with a~ = argmax_a Q_main(s, a), and in the code the end of the session does not
+    mask it; with `done` (ours) it does. float32[] each.
     """
-    return jax.lax.stop_gradient(reward + gamma * q_same)
+    return jax.lax.stop_gradient(reward + gamma * (1.0 - done) * q_same)
 
 
 def negatives(q: Array, y: Array, scale: float = 0.5) -> Array:

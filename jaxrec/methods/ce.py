@@ -2,7 +2,8 @@
 
 `positions="last"` is the base of the SQN paper (one transition an example);
 `positions="all"` learns from every event of a window at once, as SASRec and GRU4Rec's
-descendants do, which is the better use of long histories. `softmax` "full" or
+descendants do, which is the better use of long histories. The first event of a session
+is predicted from the empty history where the data score it. `softmax` "full" or
 "sampled", with the logQ correction.
 """
 
@@ -33,7 +34,10 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         raise UserError(f"positions {config.positions!r} is unknown: use last or all")
     if config.softmax not in ("full", "sampled"):
         raise UserError(f"softmax {config.softmax!r} is unknown: use full or sampled")
+    if config.softmax == "sampled":
+        recommender.check_negatives(config, info, fewest=1)
     network = networks.make(config, info)
+    first_too = bool(info.get("protocol", {}).get("score_first_event", False))
     optimiser = optim.make(config.optim, config.steps)
     count = jnp.asarray(info["item_count"], jnp.float32)
     exists = (jnp.arange(info["vocab"]) > 0) & (
@@ -61,7 +65,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         return recommender.cross_entropy(network, params, x, target, config.chunk)
 
     def loss(params: Any, batch: Batch, key: Array) -> Array:
-        key_dropout, key_negatives = jax.random.split(key)
+        key_dropout, key_negatives, *key_first = jax.random.split(key, 2 + first_too)
         if config.positions == "last":
             event = recommender.transition(batch)
             x = recommender.state_of(
@@ -74,6 +78,18 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         x = recommender.apply(
             network, params, "states", items[:, :-1], given, True, key=key_dropout
         )
+        if first_too:
+            # The state of the empty history, alike in all rows, where event 0 is there.
+            none = jnp.zeros_like(items[:1, :-1])
+            start = recommender.state_of(
+                network, params, none, given[:1] * 0, *key_first
+            )
+            start = jnp.broadcast_to(start[:, None], (len(items), 1, x.shape[-1]))
+            x = jnp.concatenate([start, x], axis=1)
+            index = batch["timestep"].shape[1] - length
+            oldest = jnp.take_along_axis(batch["timestep"], index[:, None], axis=1)
+            target = jnp.where(oldest == 0, items[:, :1], 0)
+            target = jnp.concatenate([target, items[:, 1:]], axis=1)
         rows = loss_of_states(
             params, x.reshape(-1, x.shape[-1]), target.reshape(-1), key_negatives
         )

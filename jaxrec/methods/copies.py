@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrec import optim
+from jaxrec import logs, optim
 from jaxrec.methods import recommender
-from jaxrec.types import Array, TrainState
+from jaxrec.types import Array, TrainState, UserError
 
 
 def init_both(
@@ -73,8 +73,8 @@ def toss(
 class Phases(NamedTuple):
     """The optimiser before and after the switch at update T (SAC, SA2C).
 
-    `init(params)` -> its state; `descend(after bool[], grads, opt_state, params)` ->
-    (new params, new opt_state).
+    `init(params)` -> its state; `descend(step int32[], grads, opt_state, params)` ->
+    (new params, new opt_state), `step` the updates of both copies done before.
     """
 
     init: Callable[[Any], Any]
@@ -82,13 +82,31 @@ class Phases(NamedTuple):
 
 
 def make_phases(config: Any) -> Phases:
-    """Adam by `optim`, from update T on by `optim_after`.
+    """The optimiser `optim`, from update T = `switch` on `optim_after`.
 
     With `reset_optim` the second starts with moments of its own (the code of SAC and
-    SA2C has two Adams); otherwise it goes on with those of the first.
+    SA2C has two Adams); otherwise it goes on with those of the first. A schedule of
+    the second starts at T. Raises UserError where the moments do not fit.
     """
-    before = optim.make(config.optim, config.steps)
-    after = optim.make(config.optim_after, config.steps)
+    later = optim.follow(config.optim_after, config.optim)
+    before = optim.make_timed(config.optim, config.steps)
+    after = optim.make_timed(later, config.steps, config.switch)
+    if config.switch >= config.steps:
+        logs.say(
+            f"switch={config.switch} is not reached in {config.steps} updates: the "
+            "second phase never comes, lower switch or raise steps"
+        )
+    one, two = (
+        jax.tree.structure(jax.eval_shape(tx.init, jnp.zeros(1)))
+        for tx in (before, after)
+    )
+    if one != two and not config.reset_optim:
+        raise UserError(
+            f"reset_optim=False: optim_after (name={later.name}, clip={later.clip}) "
+            f"cannot go on with the moments of optim (name={config.optim.name}, "
+            f"clip={config.optim.clip}): make them alike or set reset_optim=True"
+        )
+    late = "after" if config.reset_optim else "before"
 
     def init(params: Any) -> Any:
         states = dict(before=before.init(params))
@@ -96,17 +114,15 @@ def make_phases(config: Any) -> Phases:
             states["after"] = after.init(params)
         return states
 
-    def descend_one(is_after: Array, grads: Any, opt_state: Any, params: Any) -> Any:
-        late = "after" if config.reset_optim else "before"
+    def descend(step: Array, grads: Any, opt_state: Any, params: Any) -> Any:
+        def by(tx: Any, name: str) -> Any:
+            new, moved = recommender.descend(
+                tx, grads, opt_state[name], params, step=step
+            )
+            return new, opt_state | {name: moved}
 
-        def one(_: None) -> Any:
-            new, moved = recommender.descend(before, grads, opt_state["before"], params)
-            return new, dict(opt_state, before=moved)
+        return jax.lax.cond(
+            step >= config.switch, lambda: by(after, late), lambda: by(before, "before")
+        )
 
-        def two(_: None) -> Any:
-            new, moved = recommender.descend(after, grads, opt_state[late], params)
-            return new, dict(opt_state, **{late: moved})
-
-        return jax.lax.cond(is_after, two, one, None)
-
-    return Phases(init, descend_one)
+    return Phases(init, descend)

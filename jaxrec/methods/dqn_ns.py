@@ -18,16 +18,16 @@ from jaxrec.types import Array, Batch, Method, TrainState
 HPARAMS = dict(
     **recommender.HPARAMS,
     **recommender.VALUE_HPARAMS,
-    negatives=10,  # paper
-    negative_reward=-1.0,  # r_n, code
+    **recommender.NEGATIVE_HPARAMS | dict(negative_reward=-1.0),  # r_n, code
 )
 
 
 def make(config: Any, info: dict[str, Any]) -> Method:
     """L = weight (L_p + L_n)."""
     recommender.check(config, info)
+    recommender.check_negatives(config, info)
     network = networks.make(config, info, q_heads=0)
-    optimiser = optim.make(config.optim, config.steps)
+    optimiser = optim.make_timed(config.optim, config.steps)
 
     def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
         event = recommender.transition(batch)
@@ -51,8 +51,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         def update(main: Any, target: Any, opt_state: Any) -> Any:
             args = network, main, target, event
             y = recommender.bellman(*args, keys[:2], config)
-            v = recommender.same_state_value(*args, keys[2:], config)
-            y_negative = losses.negative_target(config.negative_reward, v, config.gamma)
+            y_negative = recommender.negative_bellman(*args, keys[2:], config)
 
             def loss(params: Any) -> tuple[Array, dict[str, Array]]:
                 x = recommender.state_of(
@@ -69,7 +68,9 @@ def make(config: Any, info: dict[str, Any]) -> Method:
                 return config.weight * (td + negative), parts
 
             (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(main)
-            params, opt_state = recommender.descend(optimiser, grads, opt_state, main)
+            params, opt_state = recommender.descend(
+                optimiser, grads, opt_state, main, step=state.step
+            )
             return params, opt_state, dict(loss=total, **parts)
 
         return copies.toss(update, state)

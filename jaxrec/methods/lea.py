@@ -24,7 +24,8 @@ HPARAMS = dict(
     **recommender.HPARAMS,
     **recommender.VALUE_HPARAMS,
     teacher_stage="teacher",  # the earlier stage that is the environment
-    item_vectors="",  # or a .npy file of item vectors, such as of their texts
+    item_vectors="",  # or a .npy file of item vectors, such as of their texts; see the
+    # config, which then has no teacher to train
     proposals=1,  # further actions of each state, ours
     proposal_ce=0.1,  # weight of their cross entropy, ours
     proposal_td=0.1,  # weight of their value loss, ours
@@ -35,14 +36,18 @@ HPARAMS = dict(
 def make(config: Any, info: dict[str, Any]) -> Method:
     """L = SQN + c L_ce(a~) + d L_q(s, a~, r~) + e (1 - cos(P x, s~))."""
     recommender.check(config, info)
-    if config.proposals < 1:
-        raise UserError(f"proposals={config.proposals}: must be positive")
+    most = info["num_items"] - 1  # all but the item taken
+    if not 1 <= config.proposals <= most:
+        raise UserError(
+            f"proposals={config.proposals}: must be 1 to {most}, as the data "
+            f"{info.get('name', '')!r} have {info['num_items']} items"
+        )
     if config.item_vectors:
         teacher = teachers.of_vectors(config.item_vectors, info)
     else:
         teacher = teachers.of_stage(config.teacher_stage, info)
     network = networks.make(config, info, q_heads=0)
-    optimiser = optim.make(config.optim, config.steps)
+    optimiser = optim.make_timed(config.optim, config.steps)
     click_reward = float(info["rewards"][0])
 
     def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
@@ -106,7 +111,9 @@ def make(config: Any, info: dict[str, Any]) -> Method:
                 return total, dict(parts, similarity=1.0 - far)
 
             (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(main)
-            params, opt_state = recommender.descend(optimiser, grads, opt_state, main)
+            params, opt_state = recommender.descend(
+                optimiser, grads, opt_state, main, step=state.step
+            )
             return params, opt_state, dict(loss=total, **parts)
 
         return copies.toss(update, state)

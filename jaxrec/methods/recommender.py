@@ -33,6 +33,12 @@ VALUE_HPARAMS = dict(
     td_scale=0.5,  # code (trfl); the papers write the square alone
     target_dropout=True,  # dropout in target and selector passes, code
 )
+# Settings of those that learn from items not taken.
+NEGATIVE_HPARAMS = dict(
+    negatives=10,  # paper
+    negative_reward=0.0,  # r_n, paper
+    mask_negative_target=False,  # True: no bootstrap at the last event, ours; code: off
+)
 
 
 class Transition(NamedTuple):
@@ -88,12 +94,49 @@ def transition(batch: Batch) -> Transition:
 
 
 def check(config: Any, info: dict[str, Any]) -> None:
-    """Raises UserError where the data are no sessions."""
+    """Raises UserError where the data are no sessions or the network does not fit."""
     if "num_items" not in info:
         raise UserError(
             f"the data {info.get('name', '')!r} are no sessions of items: use a source "
             "of events, such as --config.data.source=simulated"
         )
+    width = config.encoder.width
+    if config.tied and (states := encoders.out_width(config.encoder)) != width:
+        raise UserError(
+            f"tied=True: states of encoder {config.encoder.name} have {states} numbers "
+            f"and items {width}: set tied=False or choose another encoder"
+        )
+
+
+def check_negatives(config: Any, info: dict[str, Any], fewest: int = 0) -> None:
+    """Raises UserError where `negatives` other items cannot be drawn or are too few."""
+    if config.negatives < fewest:
+        raise UserError(f"negatives={config.negatives}: this needs {fewest} or more")
+    if config.negatives and info["num_items"] < 2:
+        raise UserError(
+            f"negatives={config.negatives}: the data {info.get('name', '')!r} have no "
+            "item beside the one taken, give data of two items or more"
+        )
+
+
+def network_params(stage: str, earlier: dict[str, TrainState]) -> dict[str, Any]:
+    """The network's own parameters, "item_table" among them, of an earlier stage.
+
+    Raises UserError where the stage was not handed over or trains no network.
+    """
+    if stage not in earlier:
+        raise UserError(
+            f"stage {stage!r} is not among the earlier ones that this stage uses "
+            f"({', '.join(earlier) or 'none'}): put it into stages and `uses`"
+        )
+    params = earlier[stage].params
+    # Methods with parts beside the network keep it under its name.
+    params = params.get("network", params).get("params", {})
+    if "item_table" not in params:
+        raise UserError(
+            f"stage {stage!r} trains no item table: name one with an encoder, as ce"
+        )
+    return params
 
 
 def apply(network: networks.Recommender, params: Any, method: str, *args, key=None):
@@ -196,7 +239,7 @@ def bellman(
     return losses.target(event.reward, event.done, q_next, config.gamma)
 
 
-def same_state_value(
+def negative_bellman(
     network: networks.Recommender,
     main: Any,
     target: Any,
@@ -204,11 +247,16 @@ def same_state_value(
     keys: tuple[Array | None, Array | None],
     config: Any,
 ) -> Array:
-    """Q_target(s, argmax_a Q_main(s, a)): what SNQN's negatives bootstrap from."""
+    """SNQN's target of items not taken: r_n + gamma Q_target(s, argmax_a Q_main(s, a)).
+
+    float32[B], one for all negatives of a row.
+    """
     x = state_of(network, main, event.items, event.length, keys[0])
     best = best_item(network, main, x, config.chunk)
     x = state_of(network, target, event.items, event.length, keys[1])
-    return apply(network, target, "q_at", x, best)
+    q_same = apply(network, target, "q_at", x, best)
+    done = event.done if config.mask_negative_target else 0.0
+    return losses.negative_target(config.negative_reward, q_same, config.gamma, done)
 
 
 def dropout_keys(config: Any, key: Array, count: int) -> tuple[Array | None, ...]:
@@ -226,8 +274,12 @@ def negatives_of(key: Array, action: Array, num_items: int, count: int) -> Array
 
 
 def descend(
-    optimiser: optax.GradientTransformation, grads: Any, opt_state: Any, params: Any
+    optimiser: optax.GradientTransformation,
+    grads: Any,
+    opt_state: Any,
+    params: Any,
+    **timed: Array,
 ) -> tuple[Any, Any]:
-    """(new params, new opt_state) of one step down."""
-    updates, opt_state = optimiser.update(grads, opt_state, params)
+    """(new params, new opt_state) of one step down; `timed`: see optim.make_timed."""
+    updates, opt_state = optimiser.update(grads, opt_state, params, **timed)
     return optax.apply_updates(params, updates), opt_state

@@ -21,10 +21,9 @@ from jaxrec.types import Array, Batch, Method, TrainState
 HPARAMS = dict(
     **recommender.HPARAMS,
     **recommender.VALUE_HPARAMS,
-    negatives=10,  # paper
-    negative_reward=0.0,  # r_n, paper
+    **recommender.NEGATIVE_HPARAMS,
     switch=15_000,  # T in updates, code
-    optim_after=optim.spec(lr=1e-3),  # paper
+    optim_after=optim.spec_after(lr=1e-3),  # lr_2, paper
     reset_optim=True,  # fresh moments at the switch, code
     advantage_clip=(0.0, 10.0),  # code; () = none, as the paper
     smooth=0.0,  # power of the importance weight, code; 0 = no correction
@@ -35,6 +34,8 @@ HPARAMS = dict(
 def make(config: Any, info: dict[str, Any]) -> Method:
     """step < T: SNQN;  then: clip(A) rho L_ce + weight (L_p + L_n)."""
     recommender.check(config, info)
+    # Without negatives the advantage is 0, and nothing would train the actor.
+    recommender.check_negatives(config, info, fewest=1)
     network = networks.make(config, info, q_heads=0)
     phases = copies.make_phases(config)
     count = jnp.asarray(info["item_count"], jnp.float32)
@@ -63,8 +64,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         def update(main: Any, target: Any, opt_state: Any) -> Any:
             args = network, main, target, event
             y = recommender.bellman(*args, keys[:2], config)
-            v = recommender.same_state_value(*args, keys[2:], config)
-            y_negative = losses.negative_target(config.negative_reward, v, config.gamma)
+            y_negative = recommender.negative_bellman(*args, keys[2:], config)
 
             def loss(params: Any) -> tuple[Array, dict[str, Array]]:
                 x = recommender.state_of(
@@ -96,7 +96,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
                 return actor + config.weight * (td + negative), parts
 
             (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(main)
-            params, opt_state = phases.descend(after, grads, opt_state, main)
+            params, opt_state = phases.descend(state.step, grads, opt_state, main)
             return params, opt_state, dict(loss=total, **parts)
 
         return copies.toss(update, state)

@@ -21,7 +21,7 @@ HPARAMS = dict(
     **recommender.HPARAMS,
     **recommender.VALUE_HPARAMS,
     switch=15_000,  # T in updates, code
-    optim_after=optim.spec(lr=5e-3),  # the same rate as before, code
+    optim_after=optim.spec_after(),  # as before, code
     reset_optim=True,  # fresh moments at the switch, code
 )
 
@@ -66,7 +66,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
                 return actor + config.weight * td, parts
 
             (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(main)
-            params, opt_state = phases.descend(after, grads, opt_state, main)
+            params, opt_state = phases.descend(state.step, grads, opt_state, main)
             return params, opt_state, dict(loss=total, **parts)
 
         return copies.toss(update, state)

@@ -23,7 +23,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     """L = L_ce + weight L_q, with y = r + gamma (1 - d) Q_target(s', a')."""
     recommender.check(config, info)
     network = networks.make(config, info, q_heads=0)
-    optimiser = optim.make(config.optim, config.steps)
+    optimiser = optim.make_timed(config.optim, config.steps)
 
     def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
         event = recommender.transition(batch)
@@ -61,7 +61,9 @@ def make(config: Any, info: dict[str, Any]) -> Method:
                 return ce + config.weight * td, dict(ce=ce, td=td, q=jnp.mean(q))
 
             (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(main)
-            params, opt_state = recommender.descend(optimiser, grads, opt_state, main)
+            params, opt_state = recommender.descend(
+                optimiser, grads, opt_state, main, step=state.step
+            )
             return params, opt_state, dict(loss=total, **parts)
 
         return copies.toss(update, state)

@@ -38,26 +38,21 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     if config.reward_item not in ("predicted", "logged"):
         raise UserError(f"reward_item {config.reward_item!r}: use predicted or logged")
     network = networks.make(config, info, q_heads=3)
-    optimiser = optim.make(config.optim, config.steps)
+    optimiser = optim.make_timed(config.optim, config.steps)
     weights = jnp.asarray(config.objectives, jnp.float32)
     count = jnp.asarray(info["item_count"])
     most = max(1, round(config.popular * info["num_items"]))
     unpopular = jnp.ones(info["vocab"]).at[jnp.argsort(-count)[:most]].set(0.0)
 
     def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
-        if config.embedding_stage not in earlier:
-            raise UserError(
-                f"embedding_stage={config.embedding_stage!r}: name an earlier stage "
-                "that trains an item table, and in `uses` too"
-            )
+        table = recommender.network_params(config.embedding_stage, earlier)
+        table = table["item_table"]["embedding"]
         event = recommender.transition(batch)
         state = copies.init_both(
             lambda key: network.init(key, event.items, event.length),
             optimiser.init,
             key,
         )
-        params = earlier[config.embedding_stage].params["params"]
-        table = params["item_table"]["embedding"]
         norm = jnp.linalg.norm(table, axis=-1, keepdims=True)
         return state.replace(extra=table / jnp.maximum(norm, 1e-8))
 
@@ -104,7 +99,9 @@ def make(config: Any, info: dict[str, Any]) -> Method:
                 return ce + config.weight * td, dict(ce=ce, td=td)
 
             (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(main)
-            params, opt_state = recommender.descend(optimiser, grads, opt_state, main)
+            params, opt_state = recommender.descend(
+                optimiser, grads, opt_state, main, step=state.step
+            )
             return params, opt_state, dict(loss=total, **parts)
 
         return copies.toss(update, state)

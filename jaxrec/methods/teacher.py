@@ -40,15 +40,20 @@ def of_stage(stage: str, info: dict[str, Any]) -> Teacher:
             f"teacher_stage={stage!r}: name an earlier stage, such as one of "
             f"{sorted(stages)}, or give item_vectors"
         )
-    section, method = stages[stage]
-    if method.scores is None or "encoder" not in section[section.method]:
+    section, _ = stages[stage]
+    hparams = section[section.method]
+    if "encoder" not in hparams:
         raise UserError(f"teacher_stage={stage!r}: {section.method} has no encoder")
-    network = networks.make(section[section.method], info)
+    # The logits of a bare state are what is read here.
+    if section.method == "dqn_ns" or hparams.get("prompt", "off") != "off":
+        raise UserError(
+            f"teacher_stage={stage!r}: {section.method} trains no softmax head on "
+            "states, name a stage of another method, such as ce"
+        )
+    network = networks.make(hparams, info)
 
     def init(earlier: dict[str, TrainState]) -> Any:
-        if stage not in earlier:
-            raise UserError(f"teacher_stage={stage!r}: put {stage!r} in `uses` too")
-        params = earlier[stage].params["params"]
+        params = recommender.network_params(stage, earlier)
         # Value heads are of no use here.
         return {"params": {k: v for k, v in params.items() if k != "q_head"}}
 

@@ -23,7 +23,7 @@ HPARAMS = dict(
     num_heads=15,  # K, code
     penalty=10.0,  # coefficient, code
     switch=15_000,  # T in updates, as SAC's code
-    optim_after=optim.spec(lr=5e-3),  # as SAC's code
+    optim_after=optim.spec_after(),  # as SAC's code
     reset_optim=True,  # as SAC's code
 )
 
@@ -78,7 +78,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
                 return actor + config.weight * td, parts
 
             (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(main)
-            params, opt_state = phases.descend(after, grads, opt_state, main)
+            params, opt_state = phases.descend(state.step, grads, opt_state, main)
             return params, opt_state, dict(loss=total, **parts)
 
         return copies.toss(update, state)
