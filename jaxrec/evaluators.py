@@ -160,10 +160,19 @@ def ranking(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metr
 def users(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metrics]:
     """What simulated users give when the policy serves them: see `envs.online`.
 
-    They are none of those that wrote the log.
+    They are none of those that wrote the log. Until a user's first event every method
+    shows the items most popular in training, and items of the history are left out
+    where the data say `mask_seen`.
     """
-    if "users" not in dataset.info:
-        logs.say("users: these data have no simulator")
+    lack = (
+        "these data have no simulator of users"
+        if "users" not in dataset.info
+        else "this method ranks no items"
+        if method.scores is None
+        else ""
+    )
+    if lack:
+        logs.say(f"users: {lack}; no numbers")
         return lambda state, key: {}
     population = users_lib.make(dataset.info["users"])
     seq_len = dataset.info["seq_len"]
@@ -171,6 +180,12 @@ def users(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metric
     known = np.asarray(dataset.info["item_ids"])[1:]
     code = np.zeros(population.num_items + 1, np.int32)
     code[known] = np.arange(1, len(known) + 1)
+    popularity = np.full(population.num_items + 1, -np.inf, np.float32)
+    # The log keeps the order and makes a draw at temperature 1 one by share.
+    popularity[known] = np.log1p(dataset.info["item_count"][1 : len(known) + 1])
+    habits = dict(
+        popularity=jnp.asarray(popularity), mask_seen=dataset.info["mask_seen"]
+    )
 
     @jax.jit
     def serve(state: TrainState, key: jax.Array) -> dict[str, jax.Array]:
@@ -179,7 +194,7 @@ def users(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metric
             whole = jnp.full((len(items), population.num_items + 1), -jnp.inf)
             return whole.at[:, known].set(found[:, 1 : len(known) + 1])
 
-        policy = online.from_scores(scores)
+        policy = online.from_scores(scores, **habits)
         sizes = dict(num_users=config.eval.users, horizon=config.eval.horizon)
         return online.evaluate(policy, population, key, seq_len=seq_len, **sizes)
 

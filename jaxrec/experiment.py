@@ -194,8 +194,10 @@ def choose(what: str, name: str, table: dict[str, Any]) -> Any:
 def metrics_summary(lines: list[dict[str, Any]], select: str = "") -> dict[str, Any]:
     """Last and best value (per seed) of every metric of a stage.
 
-    With `select`, the name of a metric of the validation set, also `selected`: all
-    metrics at the step where that one was best, chosen for each seed, and the step.
+    `best` leaves out the training loss and what tests: a best of `test/` or `users/`
+    would be chosen by the test. With `select`, the name of a metric of the validation
+    set, also `selected`: all metrics at the step where that one was best, chosen for
+    each seed, and the step.
     """
     last: dict[str, Any] = {}
     best: dict[str, Any] = {}
@@ -204,8 +206,8 @@ def metrics_summary(lines: list[dict[str, Any]], select: str = "") -> dict[str, 
             if name in ("step", "wall"):
                 continue
             last[name] = value  # null where it was not finite: a reader must see it
-            if value is not None and not name.startswith("train/"):
-                choice = np.minimum if falls(name) else np.maximum
+            if value is not None and not name.startswith(("train/", "test/", "users/")):
+                choice = np.fmin if falls(name) else np.fmax  # a number over no number
                 old = best.get(name, value)
                 both = choice(np.asarray(value, float), np.asarray(old, float))
                 best[name] = logs.plain(both)
@@ -213,6 +215,12 @@ def metrics_summary(lines: list[dict[str, Any]], select: str = "") -> dict[str, 
     chosen = [line for line in lines if line.get(select) is not None]
     if chosen:
         found["selected"] = select_lines(chosen, select)
+    elif select:
+        near = difflib.get_close_matches(select, last, 3, 0.4) or sorted(last)[:3]
+        logs.say(
+            f"select={select!r} was never measured here, so no step is selected; "
+            f"measured: {', '.join(near) or 'nothing'}"
+        )
     # Mean and 95% Student t interval over the seeds: [middle, low, high].
     for group, source in (("interval", last), ("selected_interval", "selected")):
         values = found.get(source, {}) if isinstance(source, str) else source
@@ -228,10 +236,13 @@ def metrics_summary(lines: list[dict[str, Any]], select: str = "") -> dict[str, 
 def select_lines(lines: list[dict[str, Any]], select: str) -> dict[str, Any]:
     """The metrics of the line where `select` is best; seed by seed where it is a list.
 
-    Only metrics that were measured at every one of the lines.
+    Only metrics that were measured at every one of the lines. What is not finite is
+    never best: a seed without one finite value gets null for everything.
     """
     table = np.array([line[select] for line in lines], float)  # [lines] or [lines, S]
-    place = np.argmin(table, axis=0) if falls(select) else np.argmax(table, axis=0)
+    table = -table if falls(select) else table
+    place = np.argmax(np.where(np.isfinite(table), table, -np.inf), axis=0)
+    some = np.isfinite(table).any(axis=0)
     names = set(lines[0]).intersection(*lines[1:]) - {"wall"}
     found = {}
     for name in sorted(names):
@@ -239,15 +250,18 @@ def select_lines(lines: list[dict[str, Any]], select: str) -> dict[str, Any]:
         if place.ndim == 0:
             found[name] = values[place]
         elif name == "step":
-            found[name] = [values[i] for i in place]
+            found[name] = [values[i] if ok else None for i, ok in zip(place, some)]
         elif all(isinstance(value, list) for value in values):
-            found[name] = [values[i][seed] for seed, i in enumerate(place)]
+            found[name] = [
+                values[i][seed] if some[seed] else None for seed, i in enumerate(place)
+            ]
     return found
 
 
 def falls(name: str) -> bool:
     """Whether smaller is better, by the words in the metric's name."""
-    return any(word in name for word in ("loss", "nll", "rmse", "mae", "error"))
+    words = ("loss", "nll", "rmse", "mae", "error", "gini", "repetitiveness")
+    return any(word in name for word in words)
 
 
 def data_facts(dataset: Dataset) -> dict[str, Any]:

@@ -39,28 +39,47 @@ SHOWN = 10  # shown items that a policy is told of; ours
 
 
 def from_scores(
-    scores: Callable[..., Array], temperature: float = 0.0, avoid_shown: bool = True
+    scores: Callable[..., Array],
+    temperature: float = 0.0,
+    avoid_shown: bool = True,
+    popularity: Array | None = None,
+    mask_seen: bool = False,
 ) -> Callable[..., Array]:
     """A policy from `scores(items, length, timestep)` -> float[B, V].
 
     The best item, or with a temperature a draw from softmax(scores / temperature).
     `avoid_shown` passes over the last SHOWN items: a deterministic policy would repeat
-    an ignored item for ever, since it leaves no event (impression discounting; ours).
-    Items are avoided only as long as others are left.
+    an ignored item for ever, since it leaves no event (impression discounting; ours);
+    `mask_seen` over those of the history. Items are passed over only as long as others
+    are left.
+
+    `popularity`: float[V], the scores of users without an event. Where the first event
+    of a session is not predicted, methods that learn have an untrained state for them
+    and methods that count fall back on popularity: with one cold start for all, rewards
+    compare what methods make of a history (ours).
     """
 
     def policy(items, length, timestep, key, shown):
         score = scores(items, length, timestep)
+        if popularity is not None:
+            score = jnp.where((length == 0)[:, None], popularity[None], score)
         if temperature > 0:
             score = score / temperature + jax.random.gumbel(key, score.shape)
+        if mask_seen:
+            score = pass_over(score, items)
         if avoid_shown:
-            rows = jnp.arange(len(shown))[:, None]
-            fresh = score.at[rows, shown].set(-jnp.inf)
-            left = jnp.any(jnp.isfinite(fresh), axis=1, keepdims=True)
-            score = jnp.where(left, fresh, score)
+            score = pass_over(score, shown)
         return jnp.argmax(score, axis=1).astype(jnp.int32)
 
     return policy
+
+
+def pass_over(score: Array, items: Array) -> Array:
+    """-inf at int32[B, M] items of float[B, V] unless that leaves a row nothing."""
+    rows = jnp.arange(len(items))[:, None]
+    fresh = score.at[rows, items].set(-jnp.inf)
+    left = jnp.any(jnp.isfinite(fresh), axis=1, keepdims=True)
+    return jnp.where(left, fresh, score)
 
 
 def evaluate(
