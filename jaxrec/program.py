@@ -62,7 +62,7 @@ def multi_step(stage: Stage, streamed: bool) -> Callable:
         return loader.draw(placed, seed, step, dataset.window)
 
     if many:
-        axes = [(0 if part.per_seed else None, None) for part in found]
+        axes = [(0 if part.per_seed else None,) * 2 for part in found]
         draw = jax.vmap(draw, in_axes=(axes, 0, None))
 
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:

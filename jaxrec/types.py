@@ -66,8 +66,9 @@ class Method(NamedTuple):
 class Mix(NamedTuple):
     """Rows blended into every training batch beside those of `Dataset.train`.
 
-    `fraction` of the rows of each batch come from `arrays`, rounded up. With
-    `per_seed` the arrays have a leading axis S and each seed draws from its own.
+    `fraction` of the rows of each batch come from `arrays`, rounded up. A column
+    `drawn`, bool[N], says which rows may be drawn; others are there to look back on.
+    With `per_seed` the arrays have a leading axis S and each seed draws from its own.
     """
 
     arrays: Mapping[str, Any]

@@ -93,7 +93,7 @@ def gather(arrays: Mapping[str, Any], index: Any, window: int, xp: Any = jnp) ->
 class Part(NamedTuple):
     """Rows of every batch that come from one set of arrays.
 
-    `drawn`: int32[M], the rows that may be drawn; None = all. `per_seed`: the arrays
+    `drawn`: int32[M], the rows that may be drawn; None = all. `per_seed`: all of them
     have a leading axis S.
     """
 
@@ -112,8 +112,25 @@ def parts(dataset: Dataset, batch_size: int) -> list[Part]:
     found = [Part(real, dict(dataset.train), dataset.drawn.get("train"))]
     for share, blend in zip(shares, dataset.mix):
         if share:
-            found.append(Part(share, dict(blend.arrays), None, blend.per_seed))
+            arrays = dict(blend.arrays)
+            drawn = drawn_rows(arrays.pop("drawn", None), blend.per_seed)
+            found.append(Part(share, arrays, drawn, blend.per_seed))
     return found
+
+
+def drawn_rows(flags: Any, per_seed: bool) -> np.ndarray | None:
+    """The rows that a mix's column `drawn` says may be drawn: int32[M] or [S, M].
+
+    flags: bool[N] or [S, N], None = all rows. Seeds with more rows than another leave
+    out the last.
+    """
+    if flags is None:
+        return None
+    if not per_seed:
+        return np.flatnonzero(flags).astype(np.int32)
+    found = [np.flatnonzero(row) for row in np.asarray(flags)]
+    size = min(map(len, found))
+    return np.stack([rows[:size] for rows in found]).astype(np.int32)
 
 
 def simulated_rows(fraction: float, batch_size: int) -> int:
@@ -160,7 +177,10 @@ def host_batch(
 
     def one(number: int, seed: Any) -> Batch:
         of_seed = [
-            part._replace(arrays={k: a[number] for k, a in part.arrays.items()})
+            part._replace(
+                arrays={k: a[number] for k, a in part.arrays.items()},
+                drawn=None if part.drawn is None else part.drawn[number],
+            )
             if part.per_seed
             else part
             for part in found

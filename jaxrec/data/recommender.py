@@ -15,6 +15,7 @@ from jaxrec.data import (
     cache,
     events,
     files,
+    impressions,
     movielens,
     presets,
     protocol,
@@ -56,9 +57,10 @@ def source(name: str) -> Callable[[Any], Dataset]:
 def simulated_users(config: Any) -> Dataset:
     """The log of simulated users (see `simulated`).
 
-    `info["users"]` makes the same population for on-line evaluation.
+    `info["users"]` makes the same population for on-line evaluation. With
+    `config.impressions` what they were shown instead of their events.
     """
-    found = simulated.settings(config)
+    found = simulated.settings(config) | dict(impressions=False)
     found["users"] = dict(found["users"])
     mode = found["mode"]
 
@@ -76,6 +78,8 @@ def simulated_users(config: Any) -> Dataset:
     dataset.info["version"] = simulated.VERSION
     if mode == "sessions":
         dataset.info["users"] = found["users"]
+    if config.get("impressions", False):
+        return impressions.dataset(config, dataset)
     return dataset
 
 

@@ -19,6 +19,7 @@ from jaxrec.methods import (
     sa2c,
     sac,
     sarsa,
+    session_world,
     smorl,
     snqn,
     sqn,
@@ -54,6 +55,7 @@ METHODS = {
     "snqn": snqn.make,
     "sqn": sqn.make,
     "vpq": vpq.make,
+    "session_world": session_world.make,
     # Recommenders that count.
     "item_knn": item_knn.make,
     "last_item": popularity.make_last_item,

@@ -1,0 +1,62 @@
+r"""OTTO for recommenders: a world of users imagines sessions to learn from.
+
+    python -m jaxrec.main --config=configs/otto_rec.py
+    python -m jaxrec.main --config=configs/otto_rec.py --config.policy.method=sqn
+    python -m jaxrec.main --config=configs/otto_rec.py:snqn,sqn --config.num_seeds=3
+
+Our own use of the idea of Zhao et al., arXiv 2404.10393 (see configs/otto.py): stage
+`world` learns from what simulated users were shown and imagines sessions; stage
+`policy` trains a recommender, its loss unchanged, on batches of which the share
+`policy.mix.fraction` is imagined. `users/reward` is what new simulated users give. With
+names of methods after the colon each is trained without (`<name>`) and with
+(`<name>_otto`) the imagined sessions, for equal updates.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxrec import defaults
+from jaxrec.methods import ce, session_world, snqn, sqn
+
+BASES = dict(ce=ce.HPARAMS, snqn=snqn.HPARAMS, sqn=sqn.HPARAMS)
+WORLD_VIEW = dict(impressions=True, window=32)  # items of a session, at most
+
+
+def world(**fields) -> dict:
+    """The stage that learns what users do and imagines sessions."""
+    settings = dict(
+        steps=3_000,
+        batch_size=32,
+        log_every=100,
+        eval_every=1_000,
+        checkpoint_every=500,
+        steps_per_call=25,
+        evals=("held_out",),
+        view=WORLD_VIEW,
+    )
+    hparams = dict(session_world=session_world.HPARAMS)
+    return defaults.stage("session_world", hparams, **settings | fields)
+
+
+def policy(method: str = "snqn", fraction: float = 0.5, **fields) -> dict:
+    """The stage that trains a recommender on real and imagined events."""
+    settings = dict(
+        steps=5_000,
+        eval_every=1_000,
+        checkpoint_every=1_000,
+        mix=dict(stage="world" if fraction else "", fraction=fraction),
+    )
+    return defaults.recommender_stage(method, BASES, **settings | fields)
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """`arg`: "", "smoke" or names of methods with commas between."""
+    stages = dict(world=world())
+    if arg in ("", "smoke"):
+        stages["policy"] = policy()
+        return defaults.recommender_run("otto_rec", stages, arg)
+    for base in arg.split(","):
+        if base not in BASES:
+            raise ValueError(f"method {base!r} is unknown: use {', '.join(BASES)}")
+        stages[base] = policy(base, 0.0)
+        stages[f"{base}_otto"] = policy(base)
+    return defaults.recommender_run("otto_rec", stages, "")
