@@ -23,10 +23,13 @@ FREE_FIELDS = ("data.data_dir", "device_data_limit", "headline")
 
 
 def settle_config(workdir: Path, config: FrozenConfigDict) -> None:
-    """Write config.json, or compare with the one of the run that is there."""
+    """Write config.json, or compare with the one of the run that is there.
+
+    A run that ended before it wrote a line, say for a wrong path of the data, is none.
+    """
     path = workdir / "config.json"
     ours = json.loads(json.dumps(config.to_dict()))
-    if not path.exists():
+    if not path.exists() or not any(workdir.glob("*/metrics.jsonl")):
         return logs.write_json(path, ours)
     try:
         theirs = flat(json.loads(path.read_text()))

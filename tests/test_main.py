@@ -84,6 +84,9 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
 
 def test_a_run_its_contract_and_its_repetition(tmp_path):
     flags = (*TOY, f"--workdir={tmp_path}/run", f"--config.data.data_dir={tmp_path}")
+    # A run that found no data is none: the corrected command takes its folder.
+    wrong = ("--config.data.source=npz", "--config.data.path=no.npz")
+    assert_one_line(jaxrec(*flags, *wrong), "no.npz")
     status, output, error = jaxrec(*flags)
     assert status == 0, error
     assert "train/loss" in output
