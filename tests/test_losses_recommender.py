@@ -60,6 +60,10 @@ def test_snqn_by_hand():
     np.testing.assert_allclose(ce() + snqn(0.0)[2], 0.7611272, rtol=1e-6)
     # The end of the session masks the next state, not the negatives.
     np.testing.assert_allclose(ce() + snqn(1.0)[2], 0.6583147, rtol=1e-6)
+    # Unless asked to.
+    args = -0.5, Q_TARGET[jnp.argmax(Q)], GAMMA
+    masked = [float(losses.negative_target(*args, done)) for done in (0.0, 1.0)]
+    np.testing.assert_allclose(masked, [-0.275, -0.5], rtol=1e-6)
 
 
 def test_sa2c_by_hand():

@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
+from jaxrec import evaluators
 from jaxrec.envs import online, tabular_users, users
-from jaxrec.types import UserError
+from jaxrec.types import Dataset, Method, UserError
 
 SMALL = dict(num_items=30, num_categories=5)
 PEOPLE = users.make(SMALL)
@@ -73,6 +75,97 @@ def test_from_scores_passes_over_shown_items_and_samples():
     drawn = jax.vmap(lambda key: act(*none, key, shown)[0])(keys)
     share = np.bincount(drawn, minlength=4) / len(drawn)
     np.testing.assert_allclose(share, jax.nn.softmax(score[0] / 2), atol=0.02)
+
+
+def test_one_cold_start_for_all_policies_until_the_first_event():
+    scores = lambda items, length, timestep: jnp.full((3, 4), jnp.nan)  # noqa: E731
+    popularity = jnp.array([-jnp.inf, 1.0, 3, 2])
+    act = online.from_scores(scores, popularity=popularity)
+    length, key = jnp.zeros(3, jnp.int32), jax.random.key(0)
+    items = jnp.zeros((3, 2), jnp.int32)
+    shown = jnp.array([[0, 0, 0], [2, 0, 0], [3, 2, 1]], jnp.int32)
+    # The most popular, the next one once that was shown, again from the top.
+    assert act(items, length, length, key, shown).tolist() == [2, 3, 2]
+    known = lambda items, length, timestep: -popularity[None].repeat(3, 0)  # noqa: E731
+    act = online.from_scores(
+        lambda *seen: jnp.where(jnp.isinf(known(*seen)), -jnp.inf, known(*seen)),
+        popularity=popularity,
+    )
+    length = jnp.array([0, 1, 2], jnp.int32)
+    assert act(items, length, length, key, shown * 0).tolist() == [2, 1, 1]
+
+
+def test_items_of_the_history_are_passed_over_if_asked():
+    score = jnp.array([-jnp.inf, 1.0, 3, 2])[None].repeat(3, 0)
+    scores = lambda items, length, timestep: score  # noqa: E731
+    items = jnp.array([[2, 0], [2, 3], [0, 0]], jnp.int32)
+    length, key = jnp.array([1, 2, 0], jnp.int32), jax.random.key(0)
+    none = jnp.zeros((3, 3), jnp.int32)
+    act = online.from_scores(scores, mask_seen=True)
+    assert act(items, length, length, key, none).tolist() == [3, 1, 2]
+    # What was shown gives way to what is left, which may be nothing new.
+    shown = jnp.array([[3, 0, 0], [1, 0, 0], [2, 3, 1]], jnp.int32)
+    assert act(items, length, length, key, shown).tolist() == [1, 1, 2]
+    act = online.from_scores(scores)
+    assert act(items, length, length, key, none).tolist() == [2, 2, 2]
+
+
+def served(scores, horizon, mask_seen=False, **settings):
+    """The evaluator's metrics for a method; the data know items 3 to 12 as 1 to 10."""
+    count = np.zeros(128)
+    count[1:11] = 5
+    count[4] = 50  # the simulator's item 6
+    info = dict(
+        users=SMALL | settings,
+        seq_len=12,
+        item_ids=np.array([0, *range(3, 13)]),
+        item_count=count,
+        mask_seen=mask_seen,
+    )
+    config = ConfigDict(dict(eval=dict(users=40, horizon=horizon, seed=100)))
+    method = Method(None, None, scores=scores)
+    return evaluators.users(config, method, Dataset({}, {}, info))(None, None)
+
+
+def favourite(state, items, length, timestep):
+    """Item 2 of the data is best and item 3 comes next; nonsense at the start."""
+    score = jnp.zeros((len(items), 128)).at[:, 2].set(2.0).at[:, 3].set(1.0)
+    return jnp.where((length == 0)[:, None], jnp.nan, score)
+
+
+def test_the_evaluator_serves_the_popular_item_first():
+    found = served(favourite, 1)
+    always = lambda *seen: jnp.full(40, 6, jnp.int32)  # noqa: E731
+    wanted = online.evaluate(always, users.make(SMALL), jax.random.key(100), 40, 1, 12)
+    for name, value in wanted.items():
+        assert found[f"users/{name}"] == pytest.approx(float(value)), name
+    assert found["users/clicks"] + found["users/purchases"] > 0
+
+
+def test_the_evaluator_honours_mask_seen():
+    # Everybody takes everything. Of ten known items, ten were shown before the
+    # eleventh: then the best comes again, unless the history is masked as well.
+    everything = dict(bias=100.0, leave_bias=-100.0)
+    plain = served(favourite, 3, **everything)
+    assert plain["users/coverage"] == pytest.approx(3 / 30)
+    narrow = jnp.zeros((40, 128)).at[:, 2].set(1.0)
+    scores = lambda *seen: narrow  # noqa: E731
+    shown = online.SHOWN
+    online.SHOWN = 1  # so that only the mask keeps items from coming again
+    try:
+        free, masked = (served(scores, 9, m, **everything) for m in (False, True))
+    finally:
+        online.SHOWN = shown
+    assert free["users/coverage"] == pytest.approx(3 / 30)  # 6, then 4, 3, 4, 3, ...
+    assert masked["users/coverage"] == pytest.approx(9 / 30)
+
+
+def test_the_evaluator_says_why_it_has_no_numbers(capsys):
+    assert served(None, 1) == {}
+    assert capsys.readouterr().err == "users: this method ranks no items; no numbers\n"
+    method = Method(None, None, scores=favourite)
+    assert evaluators.users(None, method, Dataset({}, {}, {}))(None, None) == {}
+    assert "no simulator of users" in capsys.readouterr().err
 
 
 def test_better_policies_earn_more_and_foresight_beats_greed():

@@ -1,64 +1,34 @@
-"""Q-learning recommenders: copies, coin, switch, and which method becomes which."""
+"""Q-learning recommenders: which method becomes which, what they learn and refuse."""
 
-import functools
+import importlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy_recommenders as toy
 import toy_sessions
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
+from toy_recommenders import BATCH, apart, batch_of, data, make, run, start
 
-from jaxrec.data import loader
 from jaxrec.methods import (
     ce,
     copies,
     dqn_ns,
+    lea,
+    prl,
     proxy,
     recommender,
     sa2c,
     sac,
     sarsa,
+    smorl,
     snqn,
     sqn,
+    vpq,
 )
-from jaxrec.types import UserError
-
-BATCH = 16
-MODULES = dict(ce=ce, sqn=sqn, sac=sac, snqn=snqn, sa2c=sa2c, sarsa=sarsa, dqn=dqn_ns)
-NEVER = 10**6
-
-
-@functools.cache
-def data():
-    return toy_sessions.dataset()
-
-
-def make(module, function="make", **changes):
-    config = ConfigDict(module.HPARAMS | dict(steps=100, batch_size=BATCH))
-    config.encoder.width = 16
-    config.update(changes)
-    return getattr(module, function)(FrozenConfigDict(config), data().info)
-
-
-def batch_of(step=0):
-    return loader.host_batch(data(), BATCH, np.uint32(0), step)
-
-
-def start(method, key=0):
-    return method.init(jax.random.key(key), batch_of(), {})
-
-
-def run(method, state, steps, first=0):
-    """States after each of `steps` updates, and the metrics."""
-    step = jax.jit(method.train_step)
-    states, metrics = [state], []
-    for number in range(first, first + steps):
-        key = jax.random.fold_in(jax.random.key(7), number)
-        state, found = step(state, batch_of(number), key)
-        states.append(state)
-        metrics.append({k: float(v) for k, v in found.items()})
-    return states, metrics
+from jaxrec.models import recommender as networks
+from jaxrec.types import TrainState, UserError
 
 
 def test_transitions_by_hand():
@@ -78,132 +48,205 @@ def test_transitions_by_hand():
     np.testing.assert_array_equal(found.reward, [5, 5])
 
 
-def test_coin_is_fair_and_the_other_copy_rests():
-    sides = jax.vmap(copies.coin)(jnp.arange(1000))
-    assert 450 < sides.sum() < 550
-    method = make(sqn)
-    states, _ = run(method, start(method), 6)
-    assert len({bool(copies.coin(jnp.int32(t))) for t in range(6)}) == 2
-    for t, (before, after) in enumerate(zip(states, states[1:])):
-        first = bool(copies.coin(jnp.int32(t)))
-        rests = [("target_params", "second")] if first else [("params", "first")]
-        moves = [("params", "first")] if first else [("target_params", "second")]
-        for field, copy in rests:
-            jax.tree.map(
-                np.testing.assert_array_equal,
-                (getattr(before, field), before.opt_state[copy]),
-                (getattr(after, field), after.opt_state[copy]),
-            )
-        for field, _ in moves:
-            a, b = (jax.tree.leaves(getattr(s, field))[0] for s in (before, after))
-            assert (np.asarray(a) != np.asarray(b)).any()
-
-
 def test_only_copy_one_ranks():
     method = make(sqn)
     state = start(method)
     event = recommender.transition(batch_of())
     args = event.items, event.length, event.timestep
-    scores = method.scores(state, *args)
+    ranks = toy.compiled(method.scores)
+    scores = ranks(state, *args)
     other = state.replace(target_params=jax.tree.map(jnp.zeros_like, state.params))
-    np.testing.assert_array_equal(scores, method.scores(other, *args))
+    np.testing.assert_array_equal(scores, ranks(other, *args))
     assert scores.shape == (BATCH, toy_sessions.VOCAB)
     assert np.isneginf(scores[:, 0]).all()
     assert np.isneginf(scores[:, toy_sessions.NUM_ITEMS + 1 :]).all()
     assert np.isfinite(scores[:, 1 : toy_sessions.NUM_ITEMS + 1]).all()
 
 
-def same(one, two, steps=5):
-    """Both end in the same parameters; `two` may carry more in its optimiser."""
-    a = run(one, start(one), steps)[0][-1]
-    b = run(two, start(two), steps)[0][-1]
-    close = functools.partial(np.testing.assert_allclose, atol=1e-6)
-    jax.tree.map(close, a.params, b.params)
-    jax.tree.map(close, a.target_params, b.target_params)
-
-
-def test_what_becomes_what():
-    same(make(sqn), make(sac, switch=NEVER))
-    same(make(snqn), make(sa2c, switch=NEVER))
-    # Other numbers of keys are split, which the GRU without dropout does not notice.
-    same(make(sqn), make(snqn, negatives=0))
-
-
-def test_gamma_zero_is_regression_of_the_reward():
-    a, b = make(sqn, gamma=0.0), make(sarsa, gamma=0.0)
-    same(a, b)
-
-
-def losses_at(method, state, steps):
-    return [m["loss"] for m in run(method, state, steps)[1]]
-
-
-def test_sa2c_with_unit_weights_is_snqn_and_clipped_rows_give_nothing():
-    state = start(make(snqn))
-    plain = losses_at(make(snqn), state, 1)
-    late = make(sa2c, switch=0, advantage_clip=(1.0, 1.0))
-    np.testing.assert_allclose(losses_at(late, start(late), 1), plain, rtol=1e-6)
-    none = make(sa2c, switch=0, advantage_clip=(0.0, 0.0))
-    found = run(none, start(none), 1)[1][0]
-    np.testing.assert_allclose(
-        found["loss"], found["td"] + found["negative"], rtol=1e-6
+def grafted(state, base, graft):
+    """`state` with the parameters of `base` put into both copies by `graft`."""
+    return state.replace(
+        params=graft(state.params, base.params),
+        target_params=graft(state.target_params, base.target_params),
     )
 
 
-@pytest.mark.parametrize("module", [sac, sa2c])
-@pytest.mark.parametrize("reset", [True, False])
-def test_the_switch_is_exactly_at_t(module, reset):
-    options = dict(optim=dict(lr=1e-2), optim_after=dict(lr=1e-2), reset_optim=reset)
-    switched = make(module, switch=4, **options)
-    never = make(module, switch=NEVER, **options)
-    a, b = run(switched, start(switched), 6)[0], run(never, start(never), 6)[0]
-    for t in range(7):
-        equal = all(
-            (np.asarray(x) == np.asarray(y)).all()
-            for x, y in zip(jax.tree.leaves(a[t].params), jax.tree.leaves(b[t].params))
-        )
-        other = all(
-            (np.asarray(x) == np.asarray(y)).all()
-            for x, y in zip(
-                jax.tree.leaves(a[t].target_params), jax.tree.leaves(b[t].target_params)
-            )
-        )
-        assert (equal and other) == (t <= 4), t
-    first = a[-1].opt_state["first"]
-    assert set(first) == ({"before", "after"} if reset else {"before"})
+def same(one, two, graft=lambda own, base: base, part=lambda params: params, **options):
+    """From the same parameters five updates of `two` do to them what `one` does."""
+    base = start(one)
+    other = grafted(start(two, earlier=options.pop("earlier", None)), base, graft)
+    a, b = run(one, base, 5, **options)[0][-1], run(two, other, 5, **options)[0][-1]
+    assert apart(a.params, part(b.params)) < 2e-6
+    assert apart(a.target_params, part(b.target_params)) < 2e-6
+    assert apart(base.params, a.params) > 1e-3 < apart(base.target_params, a.params)
+    return other, b
 
 
-def test_the_weight_of_the_actor_carries_no_gradient():
-    """Without the value loss nothing moves the value head, before or after T."""
-    for module in (sac, sa2c):
-        method = make(module, switch=0, weight=0.0)
-        states, _ = run(method, start(method), 3)
-        for copy in ("params", "target_params"):
-            heads = [
-                getattr(state, copy)["params"]["q_head"]
-                for state in (states[0], states[-1])
-            ]
-            jax.tree.map(np.testing.assert_array_equal, *heads)
+def test_snqn_without_negatives_is_sqn():
+    same(make(sqn), make(snqn, negatives=0))
+
+
+def test_sqn_that_selects_the_logged_item_is_eval(monkeypatch):
+    """At gamma 0.5: the selector is all that differs."""
+    event = recommender.transition(batch_of())
+    assert (event.next_action > 0).any() and (event.done > 0).any()
+    options = dict(batch=lambda step: batch_of())
+    with pytest.raises(AssertionError):
+        same(make(sarsa), make(sqn), **options)
+    selects = toy.build(sqn)  # its own step, so that it is traced with the patch
+    logged = lambda *args: jnp.asarray(event.next_action)  # noqa: E731
+    monkeypatch.setattr(recommender, "best_item", logged)
+    same(make(sarsa), selects, **options)
+
+
+def test_vpq_of_one_head_is_sac():
+    def graft(own, base):
+        head = {k: v[None] for k, v in base["params"]["q_head"].items()}
+        return {"params": base["params"] | {"q_head": head}}
+
+    def part(params):
+        head = {k: v[0] for k, v in params["params"]["q_head"].items()}
+        return {"params": params["params"] | {"q_head": head}}
+
+    options = dict(switch=4, reset_optim=True)
+    same(make(sac, **options), make(vpq, num_heads=1, **options), graft, part)
+
+
+def test_smorl_of_accuracy_alone_is_sqn():
+    def graft(own, base):
+        head = {
+            k: v.at[0].set(base["params"]["q_head"][k])
+            for k, v in own["params"]["q_head"].items()
+        }
+        return {"params": base["params"] | {"q_head": head}}
+
+    def part(params):
+        head = {k: v[0] for k, v in params["params"]["q_head"].items()}
+        return {"params": params["params"] | {"q_head": head}}
+
+    method = make(smorl, objectives=(1.0, 0.0, 0.0))
+    earlier = dict(embed=start(make(ce)))
+    before, after = same(make(sqn), method, graft, part, earlier=earlier)
+    for copy in ("params", "target_params"):  # heads of weight 0 rest
+        heads = [getattr(s, copy)["params"]["q_head"] for s in (before, after)]
+        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[1:], b[1:]), *heads)
+
+
+def info_with(module, name, **changes):
+    section = ConfigDict(dict(method=name))
+    section[name] = ConfigDict(module.HPARAMS | changes)
+    section[name].encoder.width = 16
+    return data().info | dict(stages=dict(teacher=(section, None)))
+
+
+def test_lea_with_weights_of_zero_is_its_backbone():
+    weights = dict(proposal_ce=0.0, proposal_td=0.0, similarity=0.0)
+    method = toy.build(lea, info=info_with(ce, "ce"), proposals=2, **weights)
+    same(
+        make(sqn),
+        method,
+        lambda own, base: own | dict(network=base),
+        lambda params: params["network"],
+        earlier=dict(teacher=start(make(ce))),
+    )
+
+
+def test_prl_without_its_prompt_is_cross_entropy():
+    one, two = make(ce), make(prl, prompt="off")
+    base = start(one)
+    other = start(two).replace(params=dict(network=base.params))
+    a, b = run(one, base, 3)[0][-1], run(two, other, 3)[0][-1]
+    assert apart(a.params, b.params["network"]) < 2e-6
+
+
+def values(params, event):
+    """Q(s, a) of the logged items by a value head."""
+    config = ConfigDict(sqn.HPARAMS)
+    config.encoder.width = 16
+    network = networks.make(config, data().info, q_heads=0)
+
+    def q(params):
+        x = recommender.state_of(network, params, event.items, event.length)
+        return recommender.apply(network, params, "q_at", x, event.action)
+
+    return np.asarray(toy.jit(q)(params))
+
+
+def test_gamma_zero_is_regression_of_the_reward():
+    method = make(sqn, gamma=0.0)
+    states, metrics = run(method, start(method), 2)
+    for step, state in enumerate(states[:2]):
+        event = recommender.transition(batch_of(step))
+        first = bool(copies.coin(jnp.int32(step)))
+        q = values(state.params if first else state.target_params, event)
+        want = 0.5 * np.mean((event.reward - q) ** 2)
+        np.testing.assert_allclose(metrics[step]["td"], want, rtol=1e-4)
+
+
+def test_sa2c_with_unit_weights_is_snqn():
+    method = make(sa2c, switch=0, advantage_clip=(1.0, 1.0))
+    found = run(method, start(method), 1)[1][0]
+    plain = run(make(snqn), start(make(snqn)), 1)[1][0]
+    for name in ("loss", "ce", "td", "negative"):
+        np.testing.assert_allclose(found[name], plain[name], rtol=1e-6)
+    np.testing.assert_allclose(
+        plain["loss"], plain["ce"] + plain["td"] + plain["negative"], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", ["sac", "sa2c"])
+def test_the_weight_of_the_actor_carries_no_gradient(name):
+    """Without the value loss nothing moves the value head after T."""
+    options = dict(sac={}, sa2c=dict(advantage_clip=()))[name]
+    method = make(dict(sac=sac, sa2c=sa2c)[name], switch=0, weight=0.0, **options)
+    states, metrics = run(method, start(method), 3)
+    for copy in ("params", "target_params"):
+        one, two = (getattr(state, copy)["params"] for state in (states[0], states[-1]))
+        jax.tree.map(np.testing.assert_array_equal, one["q_head"], two["q_head"])
+        assert apart(one["item_table"], two["item_table"]) > 0
+    assert abs(metrics[0]["loss"]) < 0.3 * metrics[0]["ce"]  # a weight near zero
+
+
+def test_negatives_bootstrap_at_the_end_unless_masked():
+    event = recommender.transition(batch_of())
+    done = np.asarray(event.done) > 0
+    assert done.any() and not done.all()
+    config = ConfigDict(snqn.HPARAMS | dict(negative_reward=-0.25))
+    config.encoder.width = 16
+    network = networks.make(config, data().info, q_heads=0)
+    state = start(make(sqn))
+
+    def found(one, two):
+        args = network, one, two, event, (None, None)
+        targets = []
+        for mask in (False, True):
+            config.mask_negative_target = mask
+            targets.append(recommender.negative_bellman(*args, config))
+        xs = (
+            recommender.state_of(network, p, event.items, event.length)
+            for p in (one, two)
+        )
+        q = [recommender.apply(network, p, "q", x) for p, x in zip((one, two), xs)]
+        return targets, q
+
+    found = jax.device_get(toy.jit(found)(state.params, state.target_params))
+    (plain, masked), (q_main, q_target) = found
+    np.testing.assert_array_equal(masked[done], -0.25)
+    np.testing.assert_array_equal(masked[~done], plain[~done])
+    same_state = q_target[np.arange(BATCH), q_main.argmax(axis=1)]
+    np.testing.assert_allclose(plain, -0.25 + 0.5 * same_state, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name,encoder", [("ce", "sasrec"), ("sqn", "gru")])
 def test_learns_the_ring(name, encoder):
     """The two items that can follow come first."""
-    method = make(MODULES[name], encoder=dict(name=encoder), optim=dict(lr=1e-2))
-    batches = [batch_of(step) for step in range(150)]
-    batches = jax.tree.map(lambda *rows: np.stack(rows), *batches)
-    keys = jax.random.split(jax.random.key(1), 150)
-
-    @jax.jit
-    def train(state):
-        body = lambda s, x: method.train_step(s, *x)  # noqa: E731
-        return jax.lax.scan(body, state, (batches, keys))
-
-    state, metrics = train(start(method))
-    loss = np.asarray(metrics["loss"])
+    module = dict(ce=ce, sqn=sqn)[name]
+    method = make(module, encoder=dict(name=encoder), optim=dict(lr=1e-2))
+    state, loss = toy.train(method, start(method), 150)
     assert np.isfinite(loss).all() and loss[-10:].mean() < loss[:5].mean()
     event = recommender.transition(batch_of(500))
-    scores = np.array(method.scores(state, event.items, event.length, event.timestep))
+    ranks = toy.compiled(method.scores)
+    scores = np.array(ranks(state, event.items, event.length, event.timestep))
     rank = 1 + (scores > scores[np.arange(BATCH), event.action][:, None]).sum(1)
     assert np.median(rank[np.asarray(event.length) > 0]) <= 3
 
@@ -215,43 +258,150 @@ def test_proxies_regress_their_count(function):
     assert metrics[-1]["proxy"] < 0.5 * metrics[0]["proxy"]
 
 
-def test_ce_forms_agree():
-    """Chunks give the plain softmax; a window gives what its prefixes give."""
-    a, b = make(ce), make(ce, chunk=13)
-    np.testing.assert_allclose(
-        losses_at(a, start(a), 2), losses_at(b, start(b), 2), rtol=1e-5
-    )
-    whole = make(ce, positions="all")
-    batch = dict(batch_of())
-    single = make(ce)
-    state = start(single)
-    rows = []
-    for end in range(2, toy_sessions.SEQ_LEN + 2):
+def prefixes(batch):
+    """The windows of this one's events as batches that end at each of them."""
+    for end in range(1, toy_sessions.SEQ_LEN + 2):
         part = {k: np.zeros_like(v) for k, v in batch.items()}
         for k, v in batch.items():
             part[k][:, -end:] = v[:, :end]
-        part["mask"][:, :-end] = False
-        keep = part["mask"][:, -2]  # the event has a history in the window
-        loss = [
-            float(
-                single.eval_step(
-                    state,
-                    {k: v[i : i + 1] for k, v in part.items()}
-                    | dict(weight=np.ones(1)),
-                    jax.random.key(0),
-                )["loss"]
-            )
-            for i in np.flatnonzero(keep)
-        ]
-        rows += loss
-    state_all = state
-    _, metrics = jax.jit(whole.train_step)(state_all, batch, jax.random.key(0))
+        yield part
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_window_gives_what_its_prefixes_give(first):
+    """And the first event of a session, from nothing, where the data score it."""
+    info = data().info | dict(protocol=dict(score_first_event=first))
+    whole, single = toy.build(ce, info=info, positions="all"), make(ce)
+    state, batch = start(single), dict(batch_of())
+    evaluate = toy.compiled(single.eval_step)
+    rows = []
+    for part in prefixes(batch):
+        exists = part["mask"][:, -1] & (part["item"][:, -1] > 0)
+        keep = exists & (part["mask"][:, -2] | (first & (part["timestep"][:, -1] == 0)))
+        for i in np.flatnonzero(keep):
+            weight = np.zeros(BATCH)
+            weight[i] = 1.0
+            found = evaluate(state, part | dict(weight=weight), jax.random.key(0))
+            rows.append(float(found["loss"]))
+    _, metrics = toy.compiled(whole.train_step)(state, batch, jax.random.key(0))
     np.testing.assert_allclose(metrics["loss"], np.mean(rows), rtol=1e-5)
+    starts = (batch["timestep"] == 0) & batch["mask"]
+    assert 0 < starts.sum() < BATCH
 
 
-def test_data_without_items_are_refused():
-    config = FrozenConfigDict(sqn.HPARAMS | dict(steps=10, batch_size=4))
-    with pytest.raises(UserError, match="no sessions of items"):
-        sqn.make(config, dict(name="toy/linear"))
-    with pytest.raises(UserError, match="positions 'every' is unknown"):
-        make(ce, positions="every")
+def test_chunks_give_the_plain_softmax():
+    a, b = make(ce), make(ce, chunk=13)
+    one, two = (run(m, start(m), 2)[0][-1].params for m in (a, b))
+    assert apart(one, two) < 1e-5
+
+
+def two_kinds(num_sessions=300):
+    """Sessions of four events: a first one that tells nothing, then purchases alone
+    (items 11 to 20) or clicks alone (1 to 10)."""
+    draw = np.random.default_rng(5)
+    buys = draw.integers(2, size=num_sessions)
+    item = 1 + draw.integers(10, size=(num_sessions, 4)) + 10 * buys[:, None]
+    item[:, 0] = draw.integers(1, 21, num_sessions)
+    kind = np.repeat(buys[:, None], 4, 1)
+    kind[:, 0] = 0
+    reward = np.where(kind == 1, 1.0, 0.2).astype(np.float32)
+    to_go = np.cumsum(reward[:, ::-1], 1)[:, ::-1]
+    place = np.tile(np.arange(4, dtype=np.int32), (num_sessions, 1))
+    after = np.pad(item[:, 1:], ((0, 0), (0, 1)))
+    columns = dict(item=item, next_item=after, kind=kind, timestep=place)
+    columns = {k: v.astype(np.int32) for k, v in columns.items()}
+    columns |= dict(remaining=3 - place, reward=reward, reward_to_go=to_go)
+    columns |= dict(done=(place == 3).astype(np.float32))
+    train = {k: np.ascontiguousarray(v).reshape(-1) for k, v in columns.items()}
+    info = data().info | dict(
+        mean_return=to_go.mean(0).astype(np.float32),
+        item_count=np.bincount(train["item"], minlength=toy_sessions.VOCAB),
+        num_rows=len(train["item"]),
+        train=train,
+    )
+    return data()._replace(train=train, info=info)
+
+
+def test_prl_is_led_by_its_prompt():
+    """A higher prompted return raises the share of purchases among recommendations."""
+    dataset = two_kinds()
+    options = dict(info=dataset.info, optim=dict(lr=1e-2), prompt_dropout=0.1)
+    method = toy.build(prl, **options)
+    batch = lambda step: batch_of(step, dataset)  # noqa: E731
+    init = toy.jit(lambda key: method.init(key, batch(0), {}))
+    state, loss = toy.train(method, init(jax.random.key(0)), 300, batch)
+    assert loss[-20:].mean() < loss[:5].mean()
+    items = jnp.zeros((20, toy_sessions.SEQ_LEN), jnp.int32)
+    items = items.at[:, 0].set(jnp.arange(1, 21))
+    ones = jnp.ones(20, jnp.int32)
+
+    def share(mu):
+        ranks = toy.jit(toy.build(prl, prompt_mu=mu, **options).scores)
+        scores = ranks(state, items, ones, ones)
+        np.testing.assert_array_equal(scores, ranks(state, items, ones, ones))
+        return np.mean(np.argmax(np.asarray(scores), axis=1) > 10)
+
+    assert share(2.0) > 0.9 and share(0.5) < 0.1
+
+
+def one_line(match, call, *args, **changes):
+    with pytest.raises(UserError, match=match) as error:
+        call(*args, **changes)
+    assert "\n" not in str(error.value)
+
+
+def test_what_cannot_work_is_refused():
+    build, lone = toy.build, data().info | dict(num_items=1)
+    one_line("no sessions of items", build, sqn, info=dict(name="toy/linear"))
+    one_line("positions 'every' is unknown", build, ce, positions="every")
+    one_line(
+        "tied=True: states of encoder caser have 64",
+        build,
+        ce,
+        tied=True,
+        encoder=dict(name="caser", heights=(2, 3, 4)),
+    )
+    for module in (snqn, sa2c, dqn_ns):
+        one_line("negatives=-1: this needs", build, module, negatives=-1)
+        one_line("have no item beside", build, module, info=lone)
+    one_line("negatives=0: this needs 1", build, sa2c, negatives=0)
+    build(snqn, info=lone, negatives=0)
+    build(dqn_ns, negatives=0)
+    one_line("negatives=0", build, ce, softmax="sampled", negatives=0)
+    one_line("have no item beside", build, ce, softmax="sampled", info=lone)
+
+
+def test_teachers_and_tables_that_are_not_there_are_refused():
+    build = toy.build
+    many = info_with(ce, "ce")
+    one_line("proposals=20: must be 1 to 19", build, lea, info=many, proposals=20)
+    build(lea, info=many, proposals=19)
+    one_line("teacher_stage='teacher': name an earlier", build, lea)
+    for module, name in ((dqn_ns, "dqn_ns"), (prl, "prl")):
+        info = info_with(module, name)
+        one_line(f"{name} trains no softmax head on states", build, lea, info=info)
+    build(lea, info=info_with(prl, "prl", prompt="off"))
+    counted = TrainState(jnp.int32(0), {}, None)
+    for method, stage in ((make(smorl), "embed"), (build(lea, info=many), "teacher")):
+        init = lambda **earlier: method.init(jax.random.key(0), batch_of(), earlier)  # noqa
+        one_line(f"stage '{stage}' is not among the earlier ones", init)
+        one_line(f"stage '{stage}' trains no item table", init, **{stage: counted})
+
+
+def test_parameters_of_earlier_stages_are_found_wherever_they_lie():
+    for method in (make(ce), make(prl), make(dqn_ns)):
+        found = recommender.network_params("one", dict(one=start(method)))
+        assert found["item_table"]["embedding"].shape == (toy_sessions.VOCAB, 16)
+
+
+def test_configs_reach_the_second_phase_and_need_no_idle_teacher():
+    def config(name, arg):
+        return importlib.import_module(f"configs.{name}").get_config(arg)
+
+    for name in ("sac", "sa2c", "vpq"):
+        short = config(name, "smoke").train
+        assert short[name].switch < short.steps
+        assert config(name, "").train[name].switch == 15_000
+    own = config("lea", "vectors")
+    assert own.stages == ("train",) and own.train.uses == ()
+    assert config("lea", "smoke").stages == ("teacher", "train")

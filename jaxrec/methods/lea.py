@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrec import optim
+from jaxrec import logs, optim
 from jaxrec.losses import recommender as losses
 from jaxrec.losses import softmax
 from jaxrec.methods import copies, recommender
@@ -43,6 +43,11 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             f"{info.get('name', '')!r} have {info['num_items']} items"
         )
     if config.item_vectors:
+        if config.teacher_stage in info.get("stages", {}):
+            logs.say(
+                f"lea: item_vectors are the teacher, stage {config.teacher_stage!r} "
+                "was trained for nothing: --config=configs/lea.py:vectors leaves it out"
+            )
         teacher = teachers.of_vectors(config.item_vectors, info)
     else:
         teacher = teachers.of_stage(config.teacher_stage, info)
