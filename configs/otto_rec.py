@@ -9,15 +9,21 @@ Our own use of the idea of Zhao et al., arXiv 2404.10393 (see configs/otto.py): 
 `policy` trains a recommender, its loss unchanged, on batches of which the share
 `policy.mix.fraction` is imagined. `users/reward` is what new simulated users give. With
 names of methods after the colon each is trained without (`<name>`) and with
-(`<name>_otto`) the imagined sessions, for equal updates.
+(`<name>_otto`) the imagined sessions, for equal updates; `embedding_policy` on the
+states of a stage `encoder`, which sees real events alone.
 """
 
 from ml_collections import ConfigDict
 
 from jaxrec import defaults
-from jaxrec.methods import ce, session_world, snqn, sqn
+from jaxrec.methods import ce, embedding_policy, session_world, snqn, sqn
 
-BASES = dict(ce=ce.HPARAMS, snqn=snqn.HPARAMS, sqn=sqn.HPARAMS)
+BASES = dict(
+    ce=ce.HPARAMS,
+    embedding_policy=embedding_policy.HPARAMS,
+    snqn=snqn.HPARAMS,
+    sqn=sqn.HPARAMS,
+)
 WORLD_VIEW = dict(impressions=True, window=32)  # items of a session, at most
 
 
@@ -54,9 +60,13 @@ def get_config(arg: str = "") -> ConfigDict:
     if arg in ("", "smoke"):
         stages["policy"] = policy()
         return defaults.recommender_run("otto_rec", stages, arg)
-    for base in arg.split(","):
+    bases = arg.split(",")
+    if "embedding_policy" in bases:
+        stages["encoder"] = policy("ce", 0.0)
+    for base in bases:
         if base not in BASES:
             raise ValueError(f"method {base!r} is unknown: use {', '.join(BASES)}")
-        stages[base] = policy(base, 0.0)
-        stages[f"{base}_otto"] = policy(base)
+        uses = ("encoder",) if base == "embedding_policy" else ()
+        stages[base] = policy(base, 0.0, uses=uses)
+        stages[f"{base}_otto"] = policy(base, uses=uses)
     return defaults.recommender_run("otto_rec", stages, "")
