@@ -6,7 +6,7 @@ a row; its value and gradients are those of the whole one.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,58 +55,40 @@ def chunks(table: Array, bias: Array, size: int, num_items: int) -> Any:
     )
 
 
-def _logits(x: Array, rows: Array, bias: Array, exists: Array) -> Array:
-    y = (x @ rows.T + bias[None]).astype(jnp.float32)
-    return jnp.where(exists[None], y, -jnp.inf)
+class _Slices(NamedTuple):
+    """The catalogue for a loop over slices; items lead, so that rows are contiguous.
 
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def logsumexp(x: Array, table: Array, bias: Array, size: int, num_items: int) -> Array:
-    """logsumexp over items 1 .. num_items of x W^T + b, `size` items at a time.
-
-    x: float[B, D], table: float[V, D], bias: float[V] -> float32[B].
+    With [size, B] in place of [B, size] XLA's CPU code sums exponentials over the
+    leading axis with vector instructions, five times as fast as over the last one.
     """
-    return _forward(x, table, bias, size, num_items)[0]
+
+    table: Array  # float[C * size, D], filled up with zeros
+    bias: Array  # float[C * size], -inf where there is no item
+    size: int
+    count: int
+
+    def rows(self, i: Array) -> Array:
+        """float[size, D] of slice i."""
+        return jax.lax.dynamic_slice_in_dim(self.table, i * self.size, self.size)
+
+    def logits(self, i: Array, rows: Array, x: Array) -> Array:
+        """float32[size, B]; -inf where there is no item."""
+        bias = jax.lax.dynamic_slice_in_dim(self.bias, i * self.size, self.size)
+        return (rows @ x.T + bias[:, None]).astype(jnp.float32)
 
 
-def _forward(x, table, bias, size, num_items):
-    def body(carry, piece):
-        largest, total = carry
-        y = _logits(x, *piece[:3])
-        new = jnp.maximum(largest, jnp.max(y, axis=-1))
-        # A slice without items leaves both at their start: exp(-inf - -inf) is no 1.
-        safe = jnp.where(jnp.isfinite(new), new, 0.0)
-        total = total * jnp.exp(largest - safe) + jnp.exp(y - safe[:, None]).sum(-1)
-        return (new, total), None
-
-    rows = x.shape[0]
-    start = (jnp.full(rows, -jnp.inf), jnp.zeros(rows))
-    (largest, total), _ = jax.lax.scan(
-        body, start, chunks(table, bias, size, num_items)
-    )
-    value = largest + jnp.log(total)
-    return value, (x, table, bias, value)
-
-
-def _backward(size, num_items, saved, g):
-    x, table, bias, value = saved
-
-    def body(dx, piece):
-        share = jnp.exp(_logits(x, *piece[:3]) - value[:, None]) * g[:, None]
-        share = share.astype(x.dtype)
-        return dx + share @ piece[0], (share.T @ x, share.sum(axis=0))
-
-    dx, (dtable, dbias) = jax.lax.scan(
-        body, jnp.zeros_like(x), chunks(table, bias, size, num_items)
-    )
+def _slices(table: Array, bias: Array, size: int, num_items: int) -> _Slices:
     vocab = table.shape[0]
-    dtable = dtable.reshape(-1, table.shape[1])[:vocab].astype(table.dtype)
-    return dx, dtable, dbias.reshape(-1)[:vocab].astype(bias.dtype)
+    count = -(-vocab // size)
+    item = jnp.arange(vocab)
+    bias = jnp.where((item > 0) & (item <= num_items), bias, -jnp.inf)
+    if fill := count * size - vocab:
+        table = jnp.pad(table, ((0, fill), (0, 0)))
+        bias = jnp.pad(bias, (0, fill), constant_values=-jnp.inf)
+    return _Slices(table, bias, size, count)
 
 
-logsumexp.defvjp(_forward, _backward)
-
-
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def chunked_cross_entropy(
     x: Array, table: Array, bias: Array, target: Array, size: int, num_items: int
 ) -> Array:
@@ -115,8 +97,61 @@ def chunked_cross_entropy(
     No [B, V] array is alive, forward or backward. x: float[B, D]; table: float[V, D];
     bias: float[V]; target: int32[B].
     """
+    return _forward(x, table, bias, target, size, num_items)[0]
+
+
+def _forward(x, table, bias, target, size, num_items):
+    slices = _slices(table, bias, size, num_items)
+
+    def body(i, carry):
+        largest, total = carry
+        y = slices.logits(i, slices.rows(i), x)
+        new = jnp.maximum(largest, jnp.max(y, axis=0))
+        # A slice without items leaves both at their start: exp(-inf - -inf) is no 1.
+        safe = jnp.where(jnp.isfinite(new), new, 0.0)
+        total = total * jnp.exp(largest - safe) + jnp.exp(y - safe[None]).sum(0)
+        return new, total
+
+    start = (jnp.full(x.shape[0], -jnp.inf), jnp.zeros(x.shape[0]))
+    largest, total = jax.lax.fori_loop(0, slices.count, body, start)
+    value = largest + jnp.log(total)
     chosen = jnp.sum(x * table[target], axis=-1) + bias[target]
-    return logsumexp(x, table, bias, size, num_items) - chosen.astype(jnp.float32)
+    return value - chosen.astype(jnp.float32), (x, table, bias, target, value)
+
+
+def _backward(size, num_items, saved, g):
+    x, table, bias, target, value = saved
+    slices = _slices(table, bias, size, num_items)
+    weighted = (x * g[:, None]).astype(x.dtype)
+
+    def body(i, carry):
+        dx, dtable, dbias = carry
+        rows = slices.rows(i)
+        share = jnp.exp(slices.logits(i, rows, x) - value[None])
+        dbias = _place(dbias, (share @ g).astype(bias.dtype), i)
+        share = share.astype(x.dtype)
+        dtable = _place(dtable, (share @ weighted).astype(table.dtype), i)
+        return dx + rows.T @ share, dtable, dbias
+
+    start = (
+        jnp.zeros(x.shape[::-1], jnp.result_type(x, table)),
+        jnp.zeros_like(slices.table),
+        jnp.zeros_like(slices.bias),
+    )
+    dx, dtable, dbias = jax.lax.fori_loop(0, slices.count, body, start)
+    # The chosen item's part goes into the same arrays: no second gradient [V, D].
+    dx = dx.T * g[:, None] - table[target] * g[:, None]
+    dtable = dtable[: table.shape[0]].at[target].add(-weighted.astype(table.dtype))
+    dbias = dbias[: bias.shape[0]].at[target].add(-g.astype(bias.dtype))
+    return dx.astype(x.dtype), dtable, dbias, None
+
+
+def _place(whole: Array, piece: Array, i: Array) -> Array:
+    start = i * piece.shape[0]
+    return jax.lax.dynamic_update_slice_in_dim(whole, piece, start, axis=0)
+
+
+chunked_cross_entropy.defvjp(_forward, _backward)
 
 
 def chunked_argmax(
@@ -126,21 +161,21 @@ def chunked_argmax(
 
     The first of equals, as `argmax`.
     """
+    slices = _slices(table, bias, size, num_items)
 
-    def body(carry, piece):
+    def body(i, carry):
         best, largest = carry
-        y = _logits(x, *piece[:3])
+        y = slices.logits(i, slices.rows(i), x)
         # The maximum and then its place: both are vectorised on a CPU, where XLA's
         # argmax takes six times as long (37k items, 256 rows: 61 ms against 10).
-        value = jnp.max(y, axis=-1)
-        place = jnp.where(y >= value[:, None], jnp.arange(size)[None], size)
+        value = jnp.max(y, axis=0)
+        place = jnp.where(y >= value[None], jnp.arange(size)[:, None], size)
         better = value > largest
-        best = jnp.where(better, piece[3] + jnp.min(place, axis=-1), best)
-        return (best, jnp.where(better, value, largest)), None
+        best = jnp.where(better, i * size + jnp.min(place, axis=0), best)
+        return best, jnp.where(better, value, largest)
 
-    rows = x.shape[0]
-    start = (jnp.zeros(rows, jnp.int32), jnp.full(rows, -jnp.inf))
-    return jax.lax.scan(body, start, chunks(table, bias, size, num_items))[0]
+    start = (jnp.zeros(x.shape[0], jnp.int32), jnp.full(x.shape[0], -jnp.inf))
+    return jax.lax.fori_loop(0, slices.count, body, start)
 
 
 def sampled_cross_entropy(

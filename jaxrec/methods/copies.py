@@ -52,20 +52,30 @@ def toss(
 
     `update(main, target, opt_state)` -> (new main, new opt_state, metrics), as in SQN:
     two full copies, a coin at each update, no averaging and no copying between them.
+
+    A loop of one round or none for each copy: XLA runs a loop's body on its operands in
+    place, while the results of a `cond` are new arrays, into which every update would
+    copy both networks and both optimisers.
     """
     one, two, opt = state.params, state.target_params, state.opt_state
+    shapes = jax.eval_shape(update, one, two, opt["first"])[2]
+    metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-    def first(_: None) -> Any:
-        params, opt_state, metrics = update(one, two, opt["first"])
-        return params, two, dict(first=opt_state, second=opt["second"]), metrics
+    def once(rounds: Array, main: Any, target: Any, opt_state: Any, metrics: Any):
+        def body(_: Array, carry: Any) -> Any:
+            main, opt_state, _ = carry
+            return update(main, target, opt_state)
 
-    def second(_: None) -> Any:
-        params, opt_state, metrics = update(two, one, opt["second"])
-        return one, params, dict(first=opt["first"], second=opt_state), metrics
+        return jax.lax.fori_loop(0, rounds, body, (main, opt_state, metrics))
 
-    one, two, opt, metrics = jax.lax.cond(coin(state.step), first, second, None)
+    heads = coin(state.step).astype(jnp.int32)
+    one, first, metrics = once(heads, one, two, opt["first"], metrics)
+    two, second, metrics = once(1 - heads, two, one, opt["second"], metrics)
     state = state.replace(
-        step=state.step + 1, params=one, target_params=two, opt_state=opt
+        step=state.step + 1,
+        params=one,
+        target_params=two,
+        opt_state=dict(first=first, second=second),
     )
     return state, metrics
 
