@@ -11,6 +11,7 @@ from toy_world import Policy, linear, settings
 from jaxrec.data import loader
 from jaxrec.methods import (
     imagination,
+    real_rows,
     world_model,
     world_rollout,
     world_rows,
@@ -90,6 +91,43 @@ def test_retrieval_takes_the_action_of_the_nearest_best_state(dataset):
     nearest = rows[np.argmin((gap**2).sum(-1), axis=1)]
     action = world_sources.search(scales, found, "action")(jnp.asarray(query))
     np.testing.assert_array_equal(action, dataset.train["action"][nearest])
+
+
+def test_retrieval_does_not_find_its_own_episode(dataset):
+    config = settings(action_rule="retrieval", top_fraction=0.1)
+    table = imagination.episodes(dataset.train)
+    found = imagination.lookups(config, frozenset(), dataset.train, table)["best"]
+    scales = world_model.scales(dataset.info)
+    episodes = np.unique(found["episode"])
+    assert len(episodes) == 3
+    for own in episodes:
+        query = jnp.asarray(found["observation"][found["episode"] == own])
+        without = jnp.full(len(query), own)
+        other = found["episode"] != own
+        std = np.asarray(scales.observation_std)
+        gap = (np.asarray(query)[:, None] - found["observation"][other][None]) / std
+        nearest = np.argmin((gap**2).sum(-1), axis=1)
+        action = world_sources.search(scales, found, "action", without)(query)
+        np.testing.assert_array_equal(action, found["action"][other][nearest])
+    # The only episode there is stays: some action must follow.
+    one = {name: x[found["episode"] == own] for name, x in found.items()}
+    action = world_sources.search(scales, one, "action", without)(query)
+    np.testing.assert_array_equal(action, one["action"])
+
+
+def test_controls_hand_on_real_rows(dataset):
+    key = jax.random.key(3)
+    plain = real_rows.make(ConfigDict(dict(sigma=0.0)), dataset.info)
+    for name, column in plain.produce(None, dataset, key).items():
+        np.testing.assert_array_equal(column, dataset.train[name])
+    noisy = real_rows.make(ConfigDict(dict(sigma=0.1)), dataset.info)
+    found = noisy.produce(None, dataset, key)
+    inside = np.abs(dataset.train["action"]) < 0.5
+    gap = (found["action"] - dataset.train["action"])[inside]
+    assert np.isclose(gap.std(), 0.1, rtol=0.1) and np.abs(found["action"]).max() <= 1
+    np.testing.assert_array_equal(
+        found["next_observation"], dataset.train["next_observation"]
+    )
 
 
 def test_policy_acts_on_simulated_states(dataset):

@@ -60,13 +60,20 @@ def test_top_n_at_its_limits():
 
 def test_draws_are_uniform_where_the_source_is():
     table = dict(returns=np.zeros(10), length=np.arange(1, 11), first=np.zeros(10))
-    config, num = settings(source="softmax", temperature=1e9), 10_000
+    config, num = (
+        settings(source="softmax", temperature=1e9, action_rule="noise"),
+        10_000,
+    )
     source, start = imagination.draw(config, table, K, num, jax.random.key(1))
     counts = np.bincount(source, minlength=10)
     assert ((counts - num / 10) ** 2 / (num / 10)).sum() < 27.9  # chi2(9), p = 0.001
     assert (start[source < K] == 0).all()  # L <= K: left at the first step
     last = start[source == 9]  # L = 10: uniform in [0, 6)
     assert set(last) == set(range(6))
+    # Rules that do not need the source's actions leave it anywhere.
+    free = settings(source="softmax", temperature=1e9, action_rule="retrieval")
+    source, start = imagination.draw(free, table, K, num, jax.random.key(1))
+    assert set(start[source == 9]) == set(range(10))
     never = table | dict(returns=np.arange(10.0))
     config = settings(source="top_n", top_fraction=0.2)
     source, _ = imagination.draw(config, never, K, 1000, jax.random.key(1))

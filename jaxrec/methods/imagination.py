@@ -152,13 +152,13 @@ def make_produce(
         return evaluator.uncertainty(predict(state, window))
 
     @jax.jit
-    def simulate(state, tables, theta, window, planned, available, key):
+    def simulate(state, tables, theta, window, planned, available, source, key):
         scales = state.extra.scales
         shape = jax.eval_shape(predict, state, window)
         ends = termination(config, info, shape.terminal is not None)
         tools = Tools(
             act=method and (lambda s, key: method.act(state.extra.agent, s, key)),
-            retrieve=search(scales, tables.get("best"), "action"),
+            retrieve=search(scales, tables.get("best"), "action", source),
             nearest=search(scales, tables.get("any"), "observation"),
         )
         return rollout(
@@ -213,6 +213,7 @@ def make_produce(
                 windows(train, row, context),
                 np.asarray(train["action"][index]),
                 available,
+                source.astype(np.int32),
                 key_chunk,
             )
             found = jax.device_get(found)

@@ -137,14 +137,17 @@ def judge(
     return Verdict(next_observation, reward, low, changed, keep, go_on)
 
 
-def nearest_rows(query: Array, table: Array) -> Array:
+def nearest_rows(query: Array, table: Array, barred: Array | None = None) -> Array:
     """Row of `table` nearest to each query in L2: int32[B].
 
-    query: float[B, n]; table: float[R, n]. One matrix product, in full precision also
-    on accelerators; the query's own norm does not change the order.
+    query: float[B, n]; table: float[R, n]; barred: bool[B, R], not these. One matrix
+    product, in full precision also on accelerators; the query's own norm does not
+    change the order.
     """
     product = jnp.matmul(query, table.T, precision="highest")
     distance = jnp.sum(jnp.square(table), axis=-1)[None, :] - 2 * product
+    if barred is not None:
+        distance = jnp.where(barred, jnp.inf, distance)
     return jnp.argmin(distance, axis=-1)
 
 

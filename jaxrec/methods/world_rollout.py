@@ -49,7 +49,7 @@ def uniform_scale(
 
 
 def retrieval(config: Any, tools: Tools, s: Array, planned: Array, key: Array) -> Array:
-    """The action of the nearest state of the best episodes."""
+    """The action of the nearest state of the best episodes but its own."""
     return tools.retrieve(s)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxrec.methods.world_evaluator import nearest_rows
 from jaxrec.methods.world_model import Scales
+from jaxrec.methods.world_rollout import FOLLOWS_SOURCE
 from jaxrec.types import Array, Batch
 
 TABLE = 100_000  # states that `retrieval` and `project` search, at most, ours
@@ -75,15 +76,17 @@ def draw(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Source episodes int64[num] and the step int64[num] at which to leave them.
 
-    The step is uniform in [0, L - K), so that K source actions are left; episodes with
-    L <= K are left at their first step. Padding fills the windows of early steps.
+    The step is uniform in [0, L), for rules that need the source's own actions in
+    [0, L - K), so that K of them are left; episodes with L <= K are then left at their
+    first step. Padding fills the windows of early steps.
     """
     key_source, key_start = jax.random.split(key)
     cumulative = np.cumsum(SOURCES[config.source](table["returns"], config))
     draws = np.asarray(jax.random.uniform(key_source, (num,)), np.float64)
     # Right: the first episode whose cumulative share exceeds the draw, never one of 0.
     source = np.searchsorted(cumulative, draws * cumulative[-1], side="right")
-    room = np.maximum(table["length"][source] - context, 1)
+    needed = context if config.action_rule in FOLLOWS_SOURCE else 0
+    room = np.maximum(table["length"][source] - needed, 1)
     share = np.asarray(jax.random.uniform(key_start, (num,)), np.float64)
     return source, np.minimum((share * room).astype(np.int64), room - 1)
 
@@ -93,7 +96,8 @@ def lookups(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Rows to search: "best" for retrieval, "any" for project; only what is needed.
 
-    At most TABLE rows each, evenly spaced; "observation" and "action" of each.
+    At most TABLE rows each, evenly spaced; "observation", "action" and the number of
+    the "episode" of each.
     """
     wanted = {}
     if config.action_rule == "retrieval":
@@ -102,11 +106,13 @@ def lookups(
         )
     if "project" in corrections:
         wanted["any"] = np.arange(len(arrays["timestep"]))
-    names = ("observation", "action")
-    return {
-        key: {name: np.asarray(arrays[name][spaced(rows, TABLE)]) for name in names}
-        for key, rows in wanted.items()
-    }
+    found = {}
+    for key, rows in wanted.items():
+        rows = spaced(rows, TABLE)
+        found[key] = {n: np.asarray(arrays[n][rows]) for n in ("observation", "action")}
+        episode = np.searchsorted(table["first"], rows, side="right") - 1
+        found[key]["episode"] = episode.astype(np.int32)
+    return found
 
 
 def spaced(rows: np.ndarray, most: int) -> np.ndarray:
@@ -116,10 +122,23 @@ def spaced(rows: np.ndarray, most: int) -> np.ndarray:
     return rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
 
 
-def search(scales: Scales, table: dict[str, Array] | None, column: str):
-    """s float[B, od] -> that column of the nearest row in standardised L2."""
+def search(
+    scales: Scales,
+    table: dict[str, Array] | None,
+    column: str,
+    without: Array | None = None,
+):
+    """s float[B, od] -> that column of the nearest row in standardised L2.
+
+    `without`: int32[B], the episode whose rows are left out for each s, unless there
+    are no others: a state that came from the table would find itself.
+    """
     if table is None:
         return None
     states = scales.standardise(jnp.asarray(table["observation"]))
     values = jnp.asarray(table[column])
-    return lambda s: values[nearest_rows(scales.standardise(s), states)]
+    barred = None
+    if without is not None:
+        own = jnp.asarray(table["episode"])[None, :] == without[:, None]
+        barred = own & ~own.all(axis=1, keepdims=True)
+    return lambda s: values[nearest_rows(scales.standardise(s), states, barred)]
