@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrec.data import times
 from jaxrec.data.files import check_file
 from jaxrec.types import UserError
 
@@ -22,8 +23,11 @@ BLOCK = 1 << 26  # bytes at a time
 NEWLINE, RETURN = 10, 13
 
 
-def blocks(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(number of the first line, whole lines of bytes) until the file ends."""
+def blocks(path: Path, quotes: bool = False) -> Iterator[tuple[int, bytes]]:
+    """(number of the first line, whole lines of bytes) until the file ends.
+
+    With `quotes` no block ends between two double quotes.
+    """
     check_file(path, "a file of events")
     line, rest = 1, b""
     try:
@@ -34,6 +38,8 @@ def blocks(path: Path) -> Iterator[tuple[int, bytes]]:
                 if line == 1 and not rest:
                     block = block.removeprefix(b"\xef\xbb\xbf")
                 end = block.rfind(b"\n") + 1
+                if quotes and (rest + block[:end]).count(b'"') % 2:
+                    end = 0
                 if end:
                     whole = rest + block[:end]
                     yield line, whole
@@ -65,7 +71,7 @@ def read(
     while True:
         try:
             heads = names
-            for line, block in blocks(path):
+            for line, block in blocks(path, quotes=delimiter == ","):
                 if len(delimiter) > 1:
                     block = block.replace(delimiter.encode(), b"\t")
                 separator = delimiter if len(delimiter) == 1 else "\t"
@@ -81,8 +87,8 @@ def read(
             if heads is None:
                 raise UserError(f"{path} is empty")
             return {name: _join(values) for name, values in found.items()}
-        except _NotWhole as error:  # a later block has ids that are words
-            wanted[error.args[0]] = "text"
+        except _NotWhole as error:
+            wanted[error.args[0]] = "word"  # and read all blocks again
             found = {name: [] for name in wanted}
 
 
@@ -120,49 +126,6 @@ def ragged(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(lines), np.concatenate(tokens)
 
 
-def iso_seconds(text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds since 1970 float64[N] of ISO 8601 bytes [N], and bool[N] of bad ones.
-
-    "2014-04-07T10:51:09.277Z", with a space for the T, without fraction or Z, or a
-    date alone; times are taken as UTC.
-    """
-    width = max(text.dtype.itemsize, 27)
-    raw = text.astype(f"S{width}").view(np.uint8).reshape(len(text), width)
-
-    def number(first: int, count: int) -> np.ndarray:
-        digits = raw[:, first : first + count].astype(np.int64) - 48
-        bad[(digits < 0).any(1) | (digits > 9).any(1)] = True
-        return digits @ 10 ** np.arange(count)[::-1]
-
-    bad = np.zeros(len(text), bool)
-    year, month, day = number(0, 4), number(5, 2), number(8, 2)
-    bad |= (raw[:, 4] != ord("-")) | (raw[:, 7] != ord("-"))
-    bad |= (month < 1) | (month > 12) | (day < 1) | (day > 31)
-    months = (year - 1970) * 12 + np.where(bad, 1, month) - 1
-    days = months.astype("datetime64[M]").astype("datetime64[D]").astype(np.int64)
-    seconds = (days + day - 1) * 86400.0
-    raw[raw[:, -1] == ord("Z"), -1] = 0
-    alone = raw[:, 10] == 0
-    clock = raw.copy()
-    clock[alone, 10:19] = np.frombuffer(b"T00:00:00", np.uint8)
-    raw = clock
-    seconds += number(11, 2) * 3600 + number(14, 2) * 60 + number(17, 2)
-    bad |= (raw[:, 10] != ord("T")) & (raw[:, 10] != ord(" "))
-    bad |= (raw[:, 13] != ord(":")) | (raw[:, 16] != ord(":"))
-    point, scale = raw[:, 19] == ord("."), 0.1
-    done = ~point
-    for place in range(20, raw.shape[1]):
-        digit = raw[:, place].astype(np.int64) - 48
-        is_digit = (digit >= 0) & (digit <= 9) & ~done
-        seconds += np.where(is_digit, digit * scale, 0)
-        tail = (raw[:, place] == 0) | (raw[:, place] == ord("Z"))
-        bad |= ~done & ~is_digit & ~tail
-        done |= ~is_digit
-        scale /= 10
-    bad |= ~point & (raw[:, 19] != 0) & (raw[:, 19] != ord("Z"))
-    return seconds, bad
-
-
 def decode(values: np.ndarray) -> np.ndarray:
     """Bytes S[N] as text U[N]; other arrays as they are."""
     if values.dtype.kind != "S":
@@ -193,14 +156,16 @@ def _check_names(path, header, wanted):
 
 def _fields(path, block, delimiter, line, header, optional):
     """(block, buffer, starts int64[N, C], ends, line numbers int64[N])."""
+    number = None
     if b'"' in block and delimiter == ",":
-        block, delimiter = _unquote(block), "\x1f"
+        block, number = _unquote(path, block, line)
+        delimiter = "\x1f"
     buffer = np.frombuffer(block, np.uint8)
     place = np.flatnonzero((buffer == NEWLINE) | (buffer == ord(delimiter)))
     start = np.concatenate([[0], place[:-1] + 1]) if len(place) else place
     last = np.flatnonzero(buffer[place] == NEWLINE)
     count = np.diff(last, prepend=-1)
-    number = line + np.arange(len(last))
+    number = line + np.arange(len(last)) if number is None else number
     length = place[last] - start[last]
     blank = (count == 1) & (
         (length == 0) | ((length == 1) & (buffer[start[last]] == RETURN))
@@ -225,11 +190,23 @@ def _fields(path, block, delimiter, line, header, optional):
     return block, buffer, start, end, number
 
 
-def _unquote(block):
+def _unquote(path, block, line):
     """Quoted fields of csv, cut by a loop: the slow road, for files that need it."""
-    rows = csv.reader(io.StringIO(block.decode("utf-8", "replace"), newline=""))
-    clean = ("\x1f".join(field.replace("\n", " ") for field in row) for row in rows)
-    return ("\n".join(clean) + "\n").encode()
+    source = io.StringIO(block.decode("utf-8", "surrogateescape"), newline="")
+    reader = csv.reader(source, strict=True)
+    rows, numbers, number = [], [], line
+    try:
+        for row in reader:
+            rows.append("\x1f".join(row).replace("\n", " "))
+            numbers.append(number)
+            number = line + reader.line_num
+    except csv.Error as error:
+        raise UserError(
+            f"{path} line {number}: a quote is not closed, or not doubled inside "
+            f"quotes ({error}): fix or remove the line"
+        ) from error
+    clean = ("\n".join(rows) + "\n").encode("utf-8", "surrogateescape")
+    return clean, np.array(numbers)
 
 
 def _convert(path, name, kind, cut, column):
@@ -244,7 +221,9 @@ def _convert(path, name, kind, cut, column):
     start, end = starts[:, column], ends[:, column]
     if kind == "text":
         return _cut(buffer, start, end)
-    if kind in ("int", "id"):
+    if kind == "word":
+        value, bad, what = _cut(buffer, start, end), start == end, "an id"
+    elif kind in ("int", "id"):
         value, bad = _whole(buffer, start, end)
         if kind == "id":
             zeros = (buffer[start] == ord("0")) & (end - start > 1)  # "007" is not 7
@@ -255,7 +234,8 @@ def _convert(path, name, kind, cut, column):
                     raise _NotWhole(name)
         what = "a whole number" if kind == "int" else "an id"
     else:
-        value, bad = _number(_cut(buffer, start, end), kind)
+        convert = times.numbers if kind == "float" else times.seconds
+        value, bad = convert(_cut(buffer, start, end))
         what = "a number" if kind == "float" else "a time (seconds or ISO 8601)"
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
@@ -291,24 +271,6 @@ def _whole(buffer, start, end):
         bad |= inside & (digit > 9)  # unsigned: characters below 0 wrap to large ones
         value = np.where(inside, value * 10 + digit, value)
     return np.where(negative, -value, value), bad
-
-
-def _number(text, kind):
-    try:
-        value = text.astype(np.float64)
-        return value, ~np.isfinite(value)
-    except ValueError:
-        pass
-    if kind == "time" and b"-" in text[0][4:5]:
-        return iso_seconds(text)
-    bad = np.zeros(len(text), bool)
-    for row, field in enumerate(text):  # only to find the line at fault
-        try:
-            float(field)
-        except ValueError:
-            bad[row] = True
-            break
-    return np.zeros(len(text)), bad
 
 
 def _join(values: list[Any]):
