@@ -1,7 +1,6 @@
-"""HDF5 and npz files: real small ones, and bad ones."""
+"""HDF5 files: real small ones, and bad ones."""
 
 import sys
-import zipfile
 
 import numpy as np
 import pytest
@@ -63,17 +62,50 @@ def test_hdf5_without_next_observations(tmp_path):
     found = d4rl.load_hdf5(config(path=path))
     assert found.observation[:, 0].tolist() == [100, 103, 104]
     assert found.valid_next.tolist() == [True, True, False]
-    assert found.info["env_id"] == found.info["version"] == ""
+    assert found.info["env_id"] == "" and len(found.info["version"]) == 8
 
 
-def test_hdf5_without_timeouts(tmp_path):
+def test_hdf5_without_timeouts(tmp_path, capsys):
+    """The next observations tell that row 1 is cut: 102 is not 103."""
     path = write_hdf5(tmp_path / "a.hdf5", without("timeouts", "infos/qvel"))
     one = d4rl.load_hdf5(config(path=path))
-    assert trajectories.lengths(one).tolist() == [4]
+    assert trajectories.lengths(one).tolist() == [2, 2]
+    assert one.terminal.tolist() == [False, False, False, True]
+    assert one.valid_next.all() and set(one.extras) == {"qpos"}
+    assert "a: 1 episodes more end" in capsys.readouterr().err
     two = d4rl.load_hdf5(config(path=path, time_limit=2))
     # The death at the limit cannot be told from the limit, and counts as the limit.
     assert two.timeout.tolist() == [False, True, False, True]
-    assert not two.terminal.any() and set(two.extras) == {"qpos"}
+    assert not two.terminal.any()
+
+
+@pytest.mark.parametrize("form", ["hdf5", "npz"])
+def test_resets_that_nothing_tells_are_found_or_refused(form, tmp_path):
+    """Two episodes of 1000 rows, cut by the clock: no row may lead into the next."""
+    length = 1000
+    observation = np.arange(2 * length, dtype=np.float32)[:, None] + 1
+    columns = dict(observations=observation, actions=np.zeros((2 * length, 1)))
+    columns |= dict(rewards=np.ones(2 * length), terminals=np.zeros(2 * length, bool))
+
+    def load(stem, **changes):
+        path = tmp_path / f"{stem}.{form}"
+        if form == "npz":
+            np.savez(path, **columns)
+            return npz.load(config(path=str(path), **changes))
+        return d4rl.load_hdf5(config(path=write_hdf5(path, columns), **changes))
+
+    known = "hopper_bar-v2" if form == "hdf5" else "mine_Hopper-v4"
+    for found in (
+        load(known),
+        load("a", env_id="Walker2d-v4"),
+        load("b", time_limit=length),
+    ):
+        assert trajectories.lengths(found).tolist() == [length - 1] * 2
+        assert found.valid_next.all() and not found.terminal.any()
+        assert (found.next_observation == found.observation + 1).all()
+    with pytest.raises(UserError, match=r"^c: neither.*data.time_limit \(1000") as e:
+        load("c")
+    assert "\n" not in str(e.value)
 
 
 def test_hdf5_missing_keys_are_named_with_those_found(tmp_path):
@@ -140,149 +172,8 @@ def test_known_sizes_accept_the_real_ones(monkeypatch, tmp_path):
         d4rl.load_hdf5(config(path=path))
 
 
-NPZ = dict(
-    observation=FILE["observations"],
-    action=FILE["actions"],
-    reward=FILE["rewards"],
-    terminal=FILE["terminals"].astype(np.float32),
-)
-
-
-@pytest.mark.parametrize("plural", ["", "s"])
-def test_npz_whole_arrays(plural, tmp_path):
-    columns = {k + plural: v for k, v in NPZ.items()} | dict(
-        timeouts=FILE["timeouts"], qpos=FILE["infos/qpos"], other=np.ones(2)
-    )
-    np.savez(tmp_path / "mine_Hopper-v4.npz", **columns)
-    found = npz.load(config(path=str(tmp_path / "mine_Hopper-v4.npz")))
-    assert found.observation[:, 0].tolist() == [100, 103, 104]
-    assert found.valid_next.tolist() == [True, True, False]
-    assert set(found.extras) == {"qpos"}
-    assert found.info["env_id"] == "Hopper-v4"
-    columns["next_observation"] = FILE["next_observations"]
-    np.savez_compressed(tmp_path / "b.npz", **columns)
-    found = npz.load(config(path=str(tmp_path / "b.npz"), name="Walker2d-v4/medium"))
-    assert found.valid_next.all() and len(found.reward) == 4
-    assert found.info == dict(name="b", env_id="", version="")
-
-
-def test_npz_numbered_episodes_end_with_a_timeout_and_in_order(tmp_path):
-    columns = {}
-    for number in (10, 3):
-        for key, value in NPZ.items():
-            columns[f"{key}_{number}"] = value + (key == "reward") * number
-        columns[f"terminal_{number}"] = np.array([0, 0, 0, number == 10], np.float32)
-        columns[f"next_observation_{number}"] = FILE["next_observations"]
-    np.savez(tmp_path / "a.npz", **columns)
-    found = npz.load(config(path=str(tmp_path / "a.npz")))
-    assert found.reward.tolist() == [4, 5, 6, 7, 11, 12, 13, 14]
-    assert found.terminal.tolist() == [i == 7 for i in range(8)]
-    assert found.timeout.tolist() == [i == 3 for i in range(8)]
-    del columns["reward_10"]
-    np.savez(tmp_path / "b.npz", **columns)
-    with pytest.raises(UserError, match="lacks some: reward_10"):
-        npz.load(config(path=str(tmp_path / "b.npz")))
-
-
-def test_npz_time_limit(tmp_path):
-    """The fault of some collectors: `terminal` where only the time was up."""
-    length = 1000
-    np.savez(
-        tmp_path / "a.npz",
-        observation=np.ones((length + 5, 3)),
-        next_observation=np.ones((length + 5, 3)),
-        action=np.zeros((length + 5, 1)),
-        reward=np.ones(length + 5),
-        terminal=np.isin(np.arange(length + 5), [length - 1, length + 4]),
-    )
-    found = npz.load(config(path=str(tmp_path / "a.npz"), time_limit=1000))
-    assert np.flatnonzero(found.terminal).tolist() == [length + 4]
-    assert np.flatnonzero(found.timeout).tolist() == [length - 1]
-
-
-def test_npz_bad_files(tmp_path):
-    np.savez(tmp_path / "whole.npz", **NPZ)
-    whole = (tmp_path / "whole.npz").read_bytes()
-    damaged = bytearray(whole)
-    damaged[damaged.index(FILE["observations"].tobytes())] ^= 1
-    np.savez(tmp_path / "pickled.npz", **NPZ | dict(reward=np.array([{}] * 4, object)))
-    np.save(tmp_path / "single.npy", NPZ["observation"])
-    np.savez(tmp_path / "keys.npz", observation=NPZ["observation"], obs=np.ones(1))
-    with zipfile.ZipFile(tmp_path / "zip.npz", "w") as archive:
-        archive.writestr("reward.npy", b"hello")
-    bad = {
-        "pointer": (POINTER, "Git LFS pointer"),
-        "text": (b"not found", "no readable .npz"),
-        "empty": (b"", "no readable .npz"),
-        "truncated": (whole[: len(whole) // 2], "no readable .npz"),
-        "damaged": (bytes(damaged), "no readable .npz"),
-        "pickled": ((tmp_path / "pickled.npz").read_bytes(), "no readable .npz"),
-        "single": ((tmp_path / "single.npy").read_bytes(), "no readable .npz"),
-        "zip": ((tmp_path / "zip.npz").read_bytes(), "no readable .npz"),
-        "keys": (
-            (tmp_path / "keys.npz").read_bytes(),
-            "lacks action, reward, terminal; found observation, obs",
-        ),
-    }
-    for name, (content, message) in bad.items():
-        path = tmp_path / f"{name}.npz"
-        path.write_bytes(content)
-        with pytest.raises(UserError, match=message) as caught:
-            npz.load(config(path=str(path)))
-        assert "\n" not in str(caught.value) and name in str(caught.value)
-    with pytest.raises(UserError, match="data.path=.* cannot be read"):
-        npz.load(config(path=str(tmp_path / "absent.npz")))
-
-
-@pytest.mark.parametrize(
-    "env, returns", [("Hopper", (3717, 3718)), ("HalfCheetah", (4068, 4002))]
-)
-def test_npz_real_expert_episodes(env, returns, shared_data):
-    """The files mark step 1000 as terminal and keep actions beyond [-1, 1]."""
-    path = str(shared_data / "mujoco" / f"expert_episodes_{env}-v4.npz")
-    found = npz.load(config(path=path, time_limit=1000, clip_actions=True))
-    assert trajectories.lengths(found).tolist() == [1000, 1000]
-    assert not found.terminal.any()
-    assert found.timeout.sum() == 2 and found.valid_next.all()
-    np.testing.assert_allclose(trajectories.returns(found), returns, atol=1)
-    data = trajectories.dataset(found, config())
-    assert data.info["env_id"] == f"{env}-v4"
-    raw = npz.load(config(path=path))
-    assert raw.terminal.sum() == 2
-    with pytest.raises(UserError, match="data.clip_actions=True"):
-        trajectories.dataset(raw, config())
-
-
 def test_missing_package_is_named(tmp_path, monkeypatch):
     (tmp_path / "a.hdf5").write_bytes(b"anything")
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(UserError, match=r"pip install 'jaxrec\[data\]'"):
         d4rl.load_hdf5(config(path=str(tmp_path / "a.hdf5")))
-
-
-def test_a_folder_of_npy_files_stays_on_the_disk(tmp_path):
-    random = np.random.default_rng(0)
-    columns = dict(
-        observations=random.normal(size=(30, 3)).astype(np.float32),
-        actions=random.uniform(-1, 1, (30, 2)).astype(np.float32),
-        rewards=np.arange(30, dtype=np.float32),
-        next_observations=random.normal(size=(30, 3)).astype(np.float32),
-        terminals=np.arange(30) % 10 == 9,
-    )
-    folder = tmp_path / "set"
-    folder.mkdir()
-    for name, column in columns.items():
-        np.save(folder / f"{name}.npy", column)
-    np.savez(tmp_path / "set.npz", **columns)
-    fields = dict(name="", time_limit=0)
-    found = npz.load(ConfigDict(dict(path=str(folder), **fields)))
-    archive = npz.load(ConfigDict(dict(path=str(tmp_path / "set.npz"), **fields)))
-    for ours, theirs in zip(found[:7], archive[:7]):
-        np.testing.assert_array_equal(ours, theirs)
-    base = found.observation
-    while not isinstance(base, np.memmap):
-        base = base.base
-    assert base.filename is not None
-    (folder / "rewards.npy").write_bytes(b"short")
-    with pytest.raises(UserError, match="no readable"):
-        npz.load(ConfigDict(dict(path=str(folder), **fields)))

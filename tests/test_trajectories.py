@@ -65,10 +65,25 @@ def test_an_episode_of_one_cut_row_vanishes_alone():
     found = make([0, 0, 0, 1], [0, 1, 1, 0], next_observation=False)
     assert found.reward.tolist() == [0, 3]
     assert trajectories_lib.lengths(found).tolist() == [1, 1]
-    found = make([0, 1, 0], next_observation=False)
+    found = make([0, 1, 0], [0, 0, 0], next_observation=False)
     assert found.terminal.tolist() == [False, True] and not found.timeout.any()
     with pytest.raises(UserError, match="one row long"):
         make([0, 0], [1, 1], next_observation=False)
+
+
+@pytest.mark.parametrize("chunk", [1 << 18, 3])
+def test_a_next_observation_of_another_episode_ends_this_one(chunk, monkeypatch):
+    monkeypatch.setattr(trajectories_lib, "CHUNK", chunk)
+    number = np.array([0, 1, 2, 10, 11, 12, 20], np.float32)[:, None]
+    columns = dict(action=np.zeros((7, 1)), reward=np.ones(7), terminal=np.zeros(7))
+    for timeout in (None, np.zeros(7), np.arange(7) == 2):
+        # Rounding is no reset.
+        following = (number + 1) * (1 + 1e-6)
+        found = rows.from_arrays(
+            number, **columns, timeout=timeout, next_observation=following
+        )
+        assert trajectories_lib.lengths(found).tolist() == [3, 3, 1]
+        assert found.valid_next.all() and len(found.reward) == 7
 
 
 def test_time_limit_is_a_timeout_even_where_the_file_says_terminal():
@@ -110,6 +125,7 @@ def test_statistics_are_numpys(chunk, monkeypatch):
         generator.uniform(-1, 1, (50, 3)),
         generator.normal(size=50),
         terminal=np.arange(50) % 10 == 4,
+        timeout=np.zeros(50),
     )
     info = trajectories_lib.dataset(found, config()).info
     wide = found.observation.astype(np.float64)

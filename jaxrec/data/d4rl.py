@@ -121,8 +121,9 @@ def from_rlds(
 def load_hdf5(config: Any) -> Trajectories:
     """A raw D4RL file at `config.path`, with or without next_observations, timeouts.
 
-    `config.time_limit` ends episodes of a file without timeouts (1000 in the MuJoCo
-    tasks). The file's name names the data in tables.
+    `config.time_limit` ends episodes of a file without timeouts; 0 is that of the
+    MuJoCo task in the file's name. The name names the data in tables; the version is
+    the one in it, else a fingerprint of the rows.
     """
     path = Path(config.path).expanduser()
     check_file(path, "an HDF5 file such as D4RL's hopper_medium-v2.hdf5")
@@ -157,7 +158,11 @@ def load_hdf5(config: Any) -> Trajectories:
         timeout=found.get("timeouts"),
         next_observation=found.get("next_observations"),
         extras={k[6:]: v for k, v in found.items() if k.startswith("infos/")},
-        info=dict(name=path.stem, env_id=ENV_IDS.get(env, ""), version=version),
+        info=dict(
+            name=path.stem,
+            env_id=config.get("env_id", "") or ENV_IDS.get(env, ""),
+            version=version or rows.fingerprint(found),
+        ),
         time_limit=config.time_limit,
         clip_actions=config.get("clip_actions", False),
     )

@@ -26,26 +26,32 @@ from jaxrec.types import UserError
 
 WANTED = ("observation", "action", "reward", "terminal")
 OPTIONAL = ("timeout", "next_observation", "qpos", "qvel")
-ENV_ID = re.compile(r"(?:Hopper|HalfCheetah|Walker2d|Ant)-v[45]")
 
 
 def load(config: Any) -> Trajectories:
     """The archive, or folder of .npy files, at `config.path`.
 
-    `config.time_limit` (0 = none): a terminal at that step of an episode is the limit,
-    not a death. The file's name names the data in tables; an env id in it, such as
-    Hopper-v4, is taken as the simulator (or set data.env_id).
+    `config.time_limit`: a terminal at that step of an episode is the limit, not a
+    death; 0 is that of the simulator where it is known and no timeouts are. The file's
+    name names the data in tables; an env id in it, such as Hopper-v4, is taken as the
+    simulator (or set data.env_id). The version is a fingerprint of the arrays.
     """
+    what = "an .npz archive or a folder of .npy files"
+    if not str(config.path):
+        raise UserError(f"data.path is empty: name {what}")
     path = Path(config.path).expanduser()
     if not path.is_dir():
-        check_file(path, "an .npz archive or a folder of .npy files")
-    columns = _merge(_read(path), path)
-    env_id = ENV_ID.search(path.stem)
+        check_file(path, what)
+    found = _read(path)
+    columns = _merge(found, path)
+    named = rows.MUJOCO.search(path.stem)
+    env_id = config.get("env_id", "") or (named.group() if named else "")
+    told = any(name == "timeout" for name, _ in found)
     return rows.from_arrays(
         **{key: columns.get(key) for key in (*WANTED, *OPTIONAL[:2])},
         extras={key: columns[key] for key in OPTIONAL[2:] if key in columns},
-        info=dict(name=path.stem, env_id=env_id.group() if env_id else "", version=""),
-        time_limit=config.time_limit,
+        info=dict(name=path.stem, env_id=env_id, version=rows.fingerprint(columns)),
+        time_limit=config.time_limit or rows.limit(env_id, told),
         clip_actions=config.get("clip_actions", False),
     )
 
