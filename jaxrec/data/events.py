@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxrec.data import text, times
 from jaxrec.types import UserError
 
 CLICK, PURCHASE = 0, 1
@@ -49,8 +50,9 @@ def make(
 ) -> Events:
     """Events of equal-length columns; without `time` the order of the rows is kept.
 
-    Raises UserError for columns of unequal lengths, no events or times that are no
-    finite numbers.
+    Ids may be whole numbers stored as floats, or objects; times whatever
+    `times.seconds` reads. Raises UserError for columns of unequal lengths, no events,
+    missing ids and times that are no finite numbers.
     """
     facts = dict(facts or {})
     name = facts.get("name", "events")
@@ -58,7 +60,7 @@ def make(
     if time is None:
         time, facts["timestamps"] = np.arange(len(item)), False
     time = np.asarray(time)
-    kind = np.zeros(len(item), np.int8) if kind is None else np.asarray(kind, np.int8)
+    kind = np.zeros(len(item), np.int8) if kind is None else np.asarray(kind)
     columns = dict(session=session, item=item, time=time, kind=kind) | {
         k: np.asarray(v) for k, v in optional.items() if v is not None
     }
@@ -67,12 +69,41 @@ def make(
         raise UserError(f"{name}: columns differ in length: {lengths}")
     if not len(item):
         raise UserError(f"{name}: no events, the file is empty but for its header")
-    if not np.isfinite(time).all():
-        row = int(np.flatnonzero(~np.isfinite(time))[0])
-        raise UserError(f"{name}: the time of event {row} is {time[row]}")
-    if kind.min() < CLICK or kind.max() > PURCHASE:
-        raise UserError(f"{name}: a kind is 0 or 1, found {kind.min()} to {kind.max()}")
+    columns["time"], bad = times.seconds(time)
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise UserError(
+            f"{name}: the time of event {row} is {str(time[row])!r}, not seconds or "
+            "ISO 8601: fix or remove the event"
+        )
+    for what in {"session", "item", "user"} & set(columns):
+        columns[what] = _ids(columns[what], what, name)
+    if (wrong := ~np.isin(kind, (CLICK, PURCHASE))).any():
+        raise UserError(f"{name}: a kind is 0 or 1, found {kind[wrong][0]}")
+    columns["kind"] = kind.astype(np.int8)
     return Events(**columns, facts=facts)
+
+
+def _ids(values, what, name):
+    """Whole numbers as int64, else text; a missing one is the user's to mend."""
+    if values.dtype.kind == "O":
+        missing = np.array([v is None or v != v for v in values.tolist()])
+        if not missing.any():
+            values = np.array(values.tolist())
+            if values.dtype.kind not in "iufSU":
+                values = values.astype(str)
+    elif values.dtype.kind == "f":
+        missing = np.isnan(values)
+    else:
+        missing = np.zeros(len(values), bool)
+    if missing.any():
+        row = int(np.flatnonzero(missing)[0])
+        raise UserError(
+            f"{name}: the {what} of event {row} is missing: remove the event"
+        )
+    if values.dtype.kind == "f" and (values == np.floor(values)).all():
+        values = values.astype(np.int64)
+    return text.decode(values)
 
 
 def concatenate(parts: Mapping[int, Events]) -> Events:

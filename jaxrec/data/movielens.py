@@ -33,10 +33,11 @@ def load(config: Any) -> Events:
 
 def _plain(config):
     what = "MovieLens' folder, with u.data, ratings.dat or ratings.csv"
-    patterns = [entry[0] for entry in FORMATS]
+    patterns = [entry[0] + end for entry in FORMATS for end in ("", ".gz")]
     path = files.named(config.path, *patterns, what=what)
+    plain = path.name.removesuffix(".gz")
     _, delimiter, names, movies = next(
-        entry for entry in FORMATS if entry[0] == path.name or entry is FORMATS[-1]
+        entry for entry in FORMATS if entry[0] == plain or entry is FORMATS[-1]
     )
     wanted = dict(zip(NAMES, ("int", "int", "float", "time")))
     log = text.read(path, wanted, delimiter, names)

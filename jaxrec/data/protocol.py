@@ -120,7 +120,7 @@ def split(
             f"{name} has no timestamps: data.split={kind} needs them, choose "
             "random_session or leave_one_out"
         )
-    if min(share) <= 0 or sum(share) >= 1:
+    if not (min(share) > 0 and sum(share) < 1):
         raise UserError(f"data.valid and data.test are shares above 0, got {share}")
     start = np.flatnonzero(np.diff(session, prepend=-1))
     length = np.diff(start, append=len(session))
@@ -195,7 +195,7 @@ def _encode(columns, part, settings, name):
         )
         can = held & (columns["scored"][mask] if "scored" in columns else True)
         if number == 0:
-            can = held
+            learned = can
         if not settings["score_first_event"]:
             can = can & (flat["timestep"] > 0)
         drawn = np.flatnonzero(can).astype(np.int32)
@@ -211,13 +211,14 @@ def _encode(columns, part, settings, name):
             columns["session"][mask][held], item[mask][held], flat["kind"][held]
         ) | dict(predicted=len(drawn))
     counts["unseen_test_items"] = int(np.unique(item[(part > 0) & ~seen[item]]).size)
-    train = {k: arrays[f"train/{k}"] for k in COLUMNS}
+    # What is history only, as in shuffled buffers, is there many times.
+    train = {k: arrays[f"train/{k}"][learned] for k in COLUMNS}
     arrays["item_count"] = np.bincount(
         train["item"], minlength=vocab(num_items)
     ).astype(np.float64)
     at = train["timestep"]
     arrays["mean_return"] = (
-        np.bincount(at, train["reward_to_go"]) / np.bincount(at)
+        np.bincount(at, train["reward_to_go"]) / np.maximum(np.bincount(at), 1)
     ).astype(np.float32)
     arrays["item_ids"] = np.concatenate(
         [
@@ -277,6 +278,8 @@ def _catalogue(arrays, facts, given):
         item, attribute = map(np.asarray, given["attributes"])
         place = np.minimum(np.searchsorted(ids[1:], item), len(ids) - 2)
         real = ids[1:][place] == item
+        if not real.any():
+            return
         names, code = np.unique(attribute, return_inverse=True)
         table = np.zeros((size, len(names)), bool)
         table[place[real] + 1, code.reshape(-1)[real]] = True

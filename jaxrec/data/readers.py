@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.data import events, files, text
+from jaxrec import logs
+from jaxrec.data import events, files, text, times
 from jaxrec.data.events import CLICK, PURCHASE, Events
 from jaxrec.types import UserError
 
@@ -38,7 +39,8 @@ def attributes(
     item: np.ndarray, words: np.ndarray, delimiter: str | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """(items [M], attributes [M]) of items [N] and their delimited words [N]."""
-    lists = [[w for w in line.split(delimiter) if w] for line in words.tolist()]
+    none = ("", "(no genres listed)")  # the latter in MovieLens
+    lists = [[w for w in x.split(delimiter) if w not in none] for x in words.tolist()]
     return (
         np.repeat(item, [len(found) for found in lists]),
         np.array([word for found in lists for word in found]),
@@ -84,6 +86,8 @@ def yoochoose(config: Any) -> Events:
         path = files.named(config.path, f"{stem}.dat", f"{stem}.dat.gz", what=what)
         wanted = dict(session="id", time="time", item="id")
         log = text.read(path, wanted, ",", [*wanted, *more])
+        if not len(log["item"]):
+            raise UserError(f"{path} is empty")
         year = log["time"].astype("datetime64[s]").astype("datetime64[Y]")
         if (
             log["item"].dtype.kind != "i"
@@ -110,7 +114,6 @@ def gru4rec(config: Any) -> Events:
     for testing (`*test*`).
     """
     what = "a file with columns SessionId, ItemId, Time, or a folder of two"
-    path = Path(config.path).expanduser()
 
     def read(path: Path) -> Events:
         wanted = dict(SessionId="id", ItemId="id", Time="time")
@@ -118,8 +121,8 @@ def gru4rec(config: Any) -> Events:
         facts = dict(name=path.parent.name or path.stem)
         return events.make(log["SessionId"], log["ItemId"], log["Time"], facts=facts)
 
-    train = files.named(path, "*train_full*", "*train*", what=what)
-    test = files.optional(path, "*test*")
+    train = files.named(config.path, "*train_full*", "*train*", what=what)
+    test = files.optional(config.path, "*test*")
     if test is None:
         return read(train)
     return events.concatenate({0: read(train), 2: read(test)})
@@ -186,11 +189,18 @@ def _recbole_items(path, dtype):
     wanted[names["item_id"]] = "id"
     log = text.read(path, wanted)
     item = log[names["item_id"]]
-    if item.dtype.kind != dtype.kind:
-        item = item.astype(str).astype(dtype)
+    if item.dtype.kind != dtype.kind:  # words in one file, whole numbers in the other
+        item = text.decode(item).astype(str)
+        if dtype.kind == "i":
+            whole = np.char.isdigit(item)
+            log = {name: values[whole] for name, values in log.items()}
+            item = item[whole].astype(np.int64)
+    else:
+        item = text.decode(item)
     facts = {}
     if title:
-        facts["titles"] = dict(zip(item.tolist(), text.decode(log[names[title]])))
+        words = text.decode(log[names[title]]).tolist()
+        facts["titles"] = dict(zip(item.tolist(), words))
     if group:
         facts["attributes"] = attributes(item, text.decode(log[names[group]]))
     return facts
@@ -204,7 +214,8 @@ def table(config: Any) -> Events:
     `rating` (`data.buy_rating` or more is a purchase) may be "".
     """
     what = "a .csv, .tsv or .parquet file"
-    path = files.named(config.path, "*.parquet", "*.csv", "*.tsv", what=what)
+    patterns = ("*.parquet", "*.csv", "*.tsv", "*.csv.gz", "*.tsv.gz")
+    path = files.named(config.path, *patterns, what=what)
     columns = {role: name for role, name in config.columns.items() if name}
     if "item" not in columns or not {"session", "user"} & set(columns):
         raise UserError(
@@ -230,6 +241,9 @@ def table(config: Any) -> Events:
         kind = np.isin(words, bought).astype(np.int8)
         keep = ~np.isin(words, ignored)
         log, kind = {role: x[keep] for role, x in log.items()}, kind[keep]
+        if len(kind) and not kind.any():
+            heard = ", ".join(np.unique(words[keep])[:9].tolist())
+            logs.say(f"{path}: no event is a purchase (data.purchase); found {heard}")
         facts["purchase"] = f"an event {' or '.join(bought)}"
     elif "rating" in log:
         kind, facts["purchase"] = rated(log["rating"], config)
@@ -241,35 +255,39 @@ def table(config: Any) -> Events:
 
 def _parquet(path, wanted):
     """Columns of a parquet file with the types of `text.read`."""
-    import pyarrow.parquet
-
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError(
+            f"{path} needs pyarrow to be read ({error}): pip install 'jaxrec[data]'"
+        ) from error
     try:
         file = pyarrow.parquet.ParquetFile(path)
-        if missing := [n for n in wanted if n not in file.schema_arrow.names]:
+        heads = file.schema_arrow.names
+        if missing := [n for n in wanted if n not in heads]:
             raise UserError(
-                f"{path} has no column {missing[0]!r}; found "
-                f"{', '.join(file.schema_arrow.names)}: name the right ones in "
-                "config.data.columns"
+                f"{path} has no column {', '.join(map(repr, missing))}; found "
+                f"{', '.join(heads)}: name the right ones in config.data.columns"
             )
         read = file.read(columns=list(wanted))
-    except (OSError, ValueError) as error:
+        found = {name: read.column(name).to_numpy() for name in wanted}
+    except UserError:
+        raise
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is no readable parquet file ({reason})") from error
-    found = {}
     for name, kind in wanted.items():
-        column = read.column(name)
-        if column.null_count:
-            row = int(np.flatnonzero(column.is_null().to_numpy())[0])
-            raise UserError(f"{path}: column {name!r} is missing in row {row}")
-        values = column.to_numpy()
-        if values.dtype.kind == "M":
-            values = values.astype("datetime64[ns]").astype(np.int64) / 1e9
-        elif values.dtype.kind == "O":
+        values, bad = found[name], read.column(name).is_null().to_numpy()
+        if kind == "text":
             values = values.astype(str)
-        if kind in ("time", "float"):
-            try:
-                values = values.astype(np.float64)
-            except ValueError as error:
-                raise UserError(f"{path}: column {name!r}: {error}") from error
+        elif kind != "id" and not bad.any():
+            values, bad = times.seconds(values)
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            what = dict(float="a number", time="a time").get(kind, "there")
+            raise UserError(
+                f"{path}: column {name!r} is not {what} in row {row + 1}: fix or "
+                "remove the row"
+            )
         found[name] = values
     return found

@@ -27,6 +27,9 @@ from jaxrec.data.events import Events
 from jaxrec.types import Dataset
 
 READER_FIELDS = ("columns", "delimiter", "purchase", "ignore", "buy_rating")
+BESIDE = dict(  # files that a reader finds beside the one that is named
+    movielens=("u.item", "movies.*"), recbole=("*.item",)
+)
 READERS: dict[str, Callable[[Any], Events]] = {
     "retailrocket": readers.retailrocket,
     "yoochoose": readers.yoochoose,
@@ -48,7 +51,7 @@ def source(name: str) -> Callable[[Any], Dataset]:
         reading = {field: config[field] for field in READER_FIELDS}
         reading |= dict(reader=name, set=config.name, columns=dict(config.columns))
         # A missing file is the reader's to report.
-        reading["files"] = files.fingerprint(path) if path else []
+        reading["files"] = files.fingerprint(path, BESIDE.get(name, ())) if path else []
         return _cached(config, name, reading, lambda: READERS[name](config))
 
     return load

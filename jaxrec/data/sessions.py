@@ -31,6 +31,8 @@ def cut(
         )
     key = events.user if by_user else events.session
     session = np.unique(key, return_inverse=True)[1].reshape(-1)
+    if events.part is not None and settings["split"] == "pre_split":
+        session = session * 3 + events.part  # one user in two files is two sessions
     item_ids, item = np.unique(events.item, return_inverse=True)
     order = np.lexsort((events.time, session))  # stable: rows break ties
     columns = dict(
@@ -78,8 +80,8 @@ def keep(
     if not len(kept["item"]):
         raise UserError(
             f"{name}: no events are left after data.min_session="
-            f"{settings['min_session']} and data.min_item={settings['min_item']}: "
-            "lower them"
+            f"{settings['min_session']}, data.min_item={settings['min_item']} and "
+            f"data.min_clicks={settings['min_clicks']}: lower them"
         )
     kept["session"] = np.unique(kept["session"], return_inverse=True)[1].reshape(-1)
     kept["item_ids"] = item_ids
