@@ -170,6 +170,8 @@ def test_empty_missing_damaged(write, tmp_path):
     for content in ("", "\ufeff"):
         with pytest.raises(UserError, match="is empty"):
             text.read(write(content), dict(a="int"), ",")
+        with pytest.raises(UserError, match="is empty"):
+            text.read(write(content), dict(a="int"), ",", ["a"])
     with pytest.raises(UserError, match="is empty"):
         text.header(write(""))
     assert len(text.read(write("a,b\n"), dict(a="id"), ",")["a"]) == 0

@@ -84,7 +84,7 @@ def read(
                     found[name].append(
                         _convert(path, name, kind, cut, heads.index(name))
                     )
-            if heads is None:
+            if not all(found.values()):  # not one block
                 raise UserError(f"{path} is empty")
             return {name: _join(values) for name, values in found.items()}
         except _NotWhole as error:
