@@ -11,6 +11,7 @@ import toy_sessions
 from ml_collections import ConfigDict
 from toy_recommenders import BATCH, apart, batch_of, data, make, run, start
 
+from jaxrec import evaluators, experiment, sharding, train
 from jaxrec.methods import (
     ce,
     copies,
@@ -342,6 +343,35 @@ def test_prl_is_led_by_its_prompt():
         return np.mean(np.argmax(np.asarray(scores), axis=1) > 10)
 
     assert share(2.0) > 0.9 and share(0.5) < 0.1
+
+
+@pytest.mark.slow
+def test_a_higher_prompt_sells_more_to_simulated_users(tmp_path):
+    config = importlib.import_module("configs.prl").get_config()
+    config.data.update(num_users=8_000, data_dir=str(tmp_path / "data"))
+    config.train.update(steps=3_000, log_every=500, eval_every=0, checkpoint_every=0)
+    config.train.prl.encoder.width = 32
+    config.train.evals = ()
+    config.mesh = dict(data=1, model=1)
+    config.eval.users = 1_000
+    config = experiment.resolve(config)
+    mesh = sharding.make_mesh(1, 1)
+    stage = experiment.build(config, "train", tmp_path, mesh, {})
+    state, _ = train.train(stage, tmp_path, {}, {}, lambda: 0)
+    found = {}
+    for mu in (0.5, 2.0):
+        hparams = ConfigDict(config.train.prl.to_dict() | dict(steps=1, prompt_mu=mu))
+        method = prl.make(hparams, stage.dataset.info)
+        found[mu] = evaluators.users(config, method, stage.dataset)(state, None)
+    low, high = found[0.5], found[2.0]
+    error = np.hypot(low["users/reward_std"], high["users/reward_std"]) / 1_000**0.5
+    assert high["users/reward"] > low["users/reward"] + 2 * error
+    assert high["users/purchases"] > 1.1 * low["users/purchases"]
+    share = [
+        f["users/purchases"] / (f["users/purchases"] + f["users/clicks"])
+        for f in (low, high)
+    ]
+    assert share[1] > share[0]
 
 
 def one_line(match, call, *args, **changes):

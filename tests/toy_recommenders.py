@@ -52,9 +52,16 @@ def batch_of(step=0, dataset=None):
     return loader.host_batch(dataset or data(), BATCH, np.uint32(0), step)
 
 
+@functools.cache
+def _start(init, key):
+    return jit(lambda key: init(key, batch_of(), {}))(jax.random.key(key))
+
+
 def start(method, key=0, earlier=None):
-    init = functools.partial(method.init, batch=batch_of(), earlier=earlier or {})
-    return jit(init)(jax.random.key(key))
+    """A fresh state; nothing here donates it, so tests may share one."""
+    if not earlier:
+        return _start(method.init, key)
+    return jit(lambda key: method.init(key, batch_of(), earlier))(jax.random.key(key))
 
 
 def run(method, state, steps, first=0, batch=batch_of):
