@@ -276,3 +276,14 @@ def test_an_item_bought_but_never_clicked_has_a_number():
     data = prepare(make(rows))
     assert data.info["num_items"] == 3
     assert data.info["item_count"][1:4].tolist() == [8, 8, 8]
+
+
+def test_a_user_in_two_files_is_two_sessions():
+    """Else the test's events would join those of training."""
+    rows = [(s, i, i) for s in range(10) for i in (1, 2, 3, 4)]
+    user = np.array([s for s, *_ in rows]) % 5
+    part = np.array([2 * (i > 2) for _, i, _ in rows])
+    log = make(rows, user=user, part=part)
+    found = parts(prepare(log, split="pre_split", session_by="user", valid=0.2))
+    assert found["test"] == [[3, 3, 4, 4]] * 5
+    assert found["train"] + found["valid"] == [[1, 1, 2, 2]] * 5

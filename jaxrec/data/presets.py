@@ -42,7 +42,8 @@ USERS = dict(
 )
 # Ratings cut to sessions, where the split at random needs sessions; ours.
 CUT = dict(session_by="user", session_gap=30.0, session_chunk=50)
-GIVEN = dict(min_session=2, min_item=0, split="pre_split")
+# What the files test stays as it is, also items that are only in the validation set.
+GIVEN = dict(min_session=2, min_item=0, split="pre_split", drop_unseen_items=False)
 
 BY_SOURCE = {
     # A visitor's 4.5 months are one session; visitors first, then items, once.
