@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrec.losses import softmax
+from jaxrec.types import UserError
 
 B, V, D, ITEMS = 7, 50, 5, 41
 
@@ -110,3 +111,36 @@ def test_chunks_divide_the_vocabulary_where_they_can():
     assert softmax.chunk_size(128, 4_096) == softmax.chunk_size(128, 0) == 128
     assert softmax.chunk_size(128 * 101, 4_096) == 3_232
     assert softmax.chunk_size(2 * 10_007, 4_096) == 4_096  # its divisors are too small
+
+
+@pytest.mark.parametrize("popularity", [0.0, 0.75, 1.0])
+def test_negatives_are_drawn_as_log_q_says(popularity):
+    count = np.zeros(V)
+    count[1 : ITEMS + 1] = np.arange(ITEMS) ** 2
+    found = softmax.sampler(count, ITEMS, 200_000, popularity)
+    q = np.exp(np.asarray(found.log_q, np.float64))
+    want = np.where(np.arange(V) <= ITEMS, (count + 1.0) ** popularity, 0.0)
+    want[0] = 0.0
+    np.testing.assert_allclose(q, want / want.sum(), rtol=1e-5)
+    drawn = np.bincount(found.draw(jax.random.key(0)), minlength=V)
+    assert drawn[0] == 0 and drawn[ITEMS + 1 :].sum() == 0
+    # Five standard deviations of a binomial count.
+    bound = 5 * np.sqrt(200_000 * q * (1 - q))
+    assert (np.abs(drawn - 200_000 * q) <= bound).all()
+
+
+def test_a_rare_item_of_a_large_catalogue_keeps_its_share():
+    num_items = 1_000_000
+    count = np.zeros(num_items + 1)
+    count[1] = 1e9  # all others together make a thousandth of the draws
+    found = softmax.sampler(count, num_items, 1_000_000, 1.0)
+    drawn = np.asarray(found.draw(jax.random.key(0)))
+    assert 700 < (drawn > 1).sum() < 1_700
+    assert drawn.max() > 900_000 and drawn[drawn > 1].min() < 100_000
+    np.testing.assert_allclose(np.exp(np.float64(found.log_q)).sum(), 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("negatives", [0, -3])
+def test_no_negatives_are_refused(negatives):
+    with pytest.raises(UserError, match=f"negatives {negatives} .* use 1 or more"):
+        softmax.sampler(np.ones(V), ITEMS, negatives)

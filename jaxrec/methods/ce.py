@@ -39,13 +39,10 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     network = networks.make(config, info)
     first_too = bool(info.get("protocol", {}).get("score_first_event", False))
     optimiser = optim.make(config.optim, config.steps)
-    count = jnp.asarray(info["item_count"], jnp.float32)
-    exists = (jnp.arange(info["vocab"]) > 0) & (
-        jnp.arange(info["vocab"]) <= info["num_items"]
-    )
-    # Smoothed by one, so that unseen items can be drawn; -inf where there is no item.
-    log_q = jnp.where(exists, config.popularity * jnp.log(count + 1.0), -jnp.inf)
-    log_q = jax.nn.log_softmax(log_q)
+    if config.softmax == "sampled":
+        sampler = softmax.sampler(
+            info["item_count"], info["num_items"], config.negatives, config.popularity
+        )
 
     def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
         event = recommender.transition(batch)
@@ -60,8 +57,9 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         """x: float[N, D'], target: int32[N] -> float32[N]."""
         if config.softmax == "sampled":
             table, bias = recommender.apply(network, params, "ce_table")
-            drawn = jax.random.categorical(key, log_q, shape=(config.negatives,))
-            return softmax.sampled_cross_entropy(x, table, bias, target, drawn, log_q)
+            return softmax.sampled_cross_entropy(
+                x, table, bias, target, sampler.draw(key), sampler.log_q
+            )
         return recommender.cross_entropy(network, params, x, target, config.chunk)
 
     def loss(params: Any, batch: Batch, key: Array) -> Array:
