@@ -24,10 +24,12 @@ HPARAMS = dict(
     expectile=0.7,  # official for locomotion
     beta=3.0,  # inverse temperature of the weights, official for locomotion
     cap=100.0,  # largest weight, official
-    return_range=1000.0,  # rewards scaled so that returns span this; 0 = off; official
+    # Rewards scaled so that returns span this, 0 = off: official, but with a range that
+    # reaches down to 0 (ours, see reward_scale).
+    return_range=1000.0,
     reward_shift=0.0,  # added to every reward before scaling, official
     widths=(256, 256),  # official
-    standardise=False,  # observations, official
+    standardise=False,  # observations, official (CORL: True)
     actor_optim=optim.spec(lr=3e-4, schedule="cosine"),  # official
     critic_optim=optim.spec(lr=3e-4),  # official
     value_optim=optim.spec(lr=3e-4),  # official
@@ -37,8 +39,10 @@ HPARAMS = dict(
 def make(config: Any, info: dict[str, Any]) -> Method:
     """IQL for actions in [-1, 1]; reads the range of returns from `info`.
 
-    Raises UserError if all returns are equal and rewards should be scaled by them.
+    Raises UserError if all returns are 0 and rewards should be scaled by them.
     """
+    if not 0 < config.expectile < 1:
+        raise UserError(f"expectile={config.expectile}: it must be between 0 and 1")
     actor = control.GaussianActor(config.widths, info["action_size"])
     critics = control.Critics(config.widths, init_scheme="orthogonal")
     value_net = control.Value(config.widths, init_scheme="orthogonal")
@@ -161,9 +165,10 @@ def make(config: Any, info: dict[str, Any]) -> Method:
 def reward_scale(return_range: float, info: dict[str, Any]) -> float:
     """`return_range` / (largest - smallest return of an episode); 1 if it is 0.
 
-    The range reaches down to 0 at least (ours): on D4RL's sets some episode returns
-    about 0, and the official formula is met; where all episodes return alike it would
-    blow up the rewards, and with them the weights of the policy.
+    The range reaches down to 0 at least (ours): where all episodes return alike, the
+    official one would blow up the rewards, and with them the weights of the policy.
+    Where no episode returns about 0 ours is smaller: on our HalfCheetah-v4 sets medium
+    and medium-expert the official factor is 1.22 and 1.26 times this one.
     """
     if not return_range:
         return 1.0

@@ -7,6 +7,8 @@ differs from the kit:
 - a fixed number of steps instead of stopping on held-out rows, and no choice of elites:
   all members are kept;
 - targets are standardised, not only inputs, so that dimensions weigh alike at first;
+- members resample each batch, where the kit draws a data set once for each member, so
+  in the end all members see all rows;
 - a transition without a true next state (`valid_next` 0) teaches the reward only.
 
 It takes plain transitions (data.window = 0, as configs/mopo.py) or windows, whose
@@ -30,7 +32,7 @@ from jaxrec.types import Array, Batch, Method, TrainState, UserError
 HPARAMS = dict(
     widths=(200, 200, 200, 200),  # kit
     members=7,  # kit, which then uses the best 5
-    bootstrap=True,  # own rows for each member, kit
+    bootstrap=True,  # rows of a batch drawn anew for each member, ours
     bounds_weight=0.01,  # of the variance bounds, kit
     # Half the squared kernels of each layer count this much, kit; biases do not.
     decays=(2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4),
