@@ -5,6 +5,7 @@ their split on data of our choice. "recommended" is ours: a seeded split by time
 (or leave-one-out where sessions are users), no first events, no unseen items.
 """
 
+import math
 from typing import Any
 
 from jaxrec.types import UserError
@@ -107,4 +108,11 @@ def settings(config: Any, source: str, name: str = "") -> dict[str, Any]:
     )
     if chosen["seq_len"] < 1:
         raise UserError(f"data.seq_len={chosen['seq_len']}: at least 1")
+    if chosen["seed"] < 0:
+        raise UserError(f"data.seed={chosen['seed']}: 0 or more")
+    for field in ("click_reward", "buy_reward"):
+        if not math.isfinite(chosen[field]):
+            raise UserError(f"data.{field}={chosen[field]}: a finite number")
+    if len(config.get("delimiter", "")) > 1:
+        raise UserError(f"data.delimiter={config.delimiter!r}: one character")
     return chosen

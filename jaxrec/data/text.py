@@ -148,9 +148,12 @@ def _header(first, delimiter):
 def _check_names(path, header, wanted):
     missing = [name for name in wanted if name not in header]
     if missing:
+        remedy = "name the right ones in config.data.columns"
+        if len(header) == 1:
+            remedy += ", or what separates them in config.data.delimiter"
         raise UserError(
             f"{path} has no column {', '.join(map(repr, missing))}; found "
-            f"{', '.join(header)}: name the right ones in config.data.columns"
+            f"{', '.join(header)}: {remedy}"
         )
 
 
