@@ -273,7 +273,11 @@ def test_a_window_gives_what_its_prefixes_give(first):
     """And the first event of a session, from nothing, where the data score it."""
     info = data().info | dict(protocol=dict(score_first_event=first))
     whole, single = toy.build(ce, info=info, positions="all"), make(ce)
-    state, batch = start(single), dict(batch_of())
+    batch, state = dict(batch_of()), start(single)
+    # At the start all events are as likely.
+    draw = np.random.default_rng(0)
+    anything = lambda x: draw.normal(size=x.shape).astype(np.float32)  # noqa: E731
+    state = state.replace(params=jax.tree.map(anything, state.params))
     evaluate = toy.compiled(single.eval_step)
     rows = []
     for part in prefixes(batch):
@@ -356,7 +360,7 @@ def test_a_higher_prompt_sells_more_to_simulated_users(tmp_path):
     config.eval.users = 1_000
     config = experiment.resolve(config)
     mesh = sharding.make_mesh(1, 1)
-    stage = experiment.build(config, "train", tmp_path, mesh, {})
+    stage = experiment.build(config, "train", mesh, {})
     state, _ = train.train(stage, tmp_path, {}, {}, lambda: 0)
     found = {}
     for mu in (0.5, 2.0):
