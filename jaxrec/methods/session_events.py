@@ -4,24 +4,16 @@ A session stands at the left of [B, T] arrays: the items shown, their kinds (0 =
 1 = purchase, 2 = ignored) and, in an outcome, whether the user left after the item.
 """
 
-import math
-from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import logs
-from jaxrec.methods import world_sources
 from jaxrec.methods.recommender import align_left
 from jaxrec.models.session_world import KINDS, OUTCOMES
-from jaxrec.types import Array, Batch, Dataset, UserError
+from jaxrec.types import Array, Batch
 
 IGNORED = KINDS - 1
-CHUNK = 512  # simulations of one compiled call, ours
-PATIENCE = 50  # simulations, at most, for each that would do if all items were events
-HELD_OUT = 2_048  # sessions that the threshold is taken from, at most, ours
 SMOOTHING = 10.0  # showings of the mean item that counts start from, ours
 
 
@@ -106,80 +98,6 @@ def table(arrays: Batch) -> dict[str, np.ndarray]:
     return dict(first=first, length=length, returns=returns)
 
 
-def threshold(
-    uncertainty: Callable[[np.ndarray, np.ndarray], Array],
-    dataset: Dataset,
-    quantile: float,
-) -> float:
-    """theta: the quantile of u over the items shown in held-out sessions.
-
-    uncertainty: items, kinds int32[B, T] -> float[B, T], jitted.
-    """
-    valid = dataset.evals["valid"]
-    found = table(valid)
-    chosen = world_sources.spaced(np.arange(len(found["first"])), HELD_OUT)
-    values = []
-    for start in range(0, len(chosen), CHUNK):
-        # Every call has the same shape: the last one repeats its last session.
-        at = chosen[np.minimum(np.arange(start, start + CHUNK), len(chosen) - 1)]
-        length = np.minimum(found["length"][at], dataset.window)
-        begun = beginnings(valid, found["first"][at], length, dataset.window)
-        u = np.asarray(uncertainty(begun["items"], begun["kinds"]))
-        new = np.arange(start, start + CHUNK) < len(chosen)
-        exists = np.arange(dataset.window)[None, :] < length[:, None]
-        values.append(u[exists & new[:, None]])
-    return float(np.quantile(np.concatenate(values), quantile))
-
-
-def imagine(
-    simulate: Callable[..., dict[str, Array]],
-    config: Any,
-    dataset: Dataset,
-    theta: float,
-    key: Array,
-) -> dict[str, np.ndarray]:
-    """Continue logged sessions until there are `generated` events: a mix's columns.
-
-    simulate: (begun, planned, theta, key) -> see session_world. Sessions are chosen by
-    `source` and left at a step uniform over their items, also before the first. Raises
-    UserError where too few events come.
-    """
-    train, window = dataset.train, dataset.window
-    sources = table(train)
-    own = np.asarray(train["kind"]) != IGNORED
-    wanted = max(1, math.ceil(config.generated * own.sum() - 1e-9))
-    size = min(CHUNK, -(-wanted // config.horizon))
-    limit = PATIENCE * -(-wanted // (size * config.horizon))
-    parts, steps, rows, chunk = [], [], 0, 0
-    while rows < wanted:
-        if chunk == limit:
-            raise UserError(
-                f"{chunk * size:,} imagined sessions gave {rows:,} of {wanted:,} events"
-                f" (theta={theta:.4g}, correction={config.correction}): train the world"
-                " longer, raise quantile, or use correction=relabel"
-            )
-        key_draw, key_chunk = jax.random.split(jax.random.fold_in(key, chunk))
-        source, start = world_sources.draw(config, sources, 0, size, key_draw)
-        start = np.minimum(start, window - 1)
-        first, length = sources["first"][source], sources["length"][source]
-        step = start[:, None] + np.arange(config.horizon)[None, :]
-        row = first[:, None] + np.minimum(step, length[:, None] - 1)
-        planned = np.where(step < length[:, None], train["item"][row], 0)
-        found = simulate(
-            beginnings(train, first, start, window),
-            planned.astype(np.int32),
-            jnp.float32(theta),
-            key_chunk,
-        )
-        found = jax.device_get(found)
-        parts.append(columns(found, start, dataset.info))
-        steps.append({k: found[k] for k in ("happens", "reward", "uncertainty")})
-        rows, chunk = rows + int(parts[-1]["drawn"].sum()), chunk + 1
-    joined = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
-    say(joined, steps, float(np.mean(train["reward"])), theta)
-    return joined
-
-
 def columns(
     found: dict[str, np.ndarray], start: np.ndarray, info: dict[str, Any]
 ) -> dict[str, np.ndarray]:
@@ -212,23 +130,4 @@ def columns(
         reward_to_go=to_go[event].astype(np.float32),
         remaining=remaining[event].astype(np.int32),
         drawn=drawn[event],
-    )
-
-
-def say(
-    rows: dict[str, np.ndarray],
-    steps: list[dict[str, np.ndarray]],
-    reward: float,
-    theta: float,
-) -> None:
-    """One line: what was imagined, beside the data."""
-    found = {k: np.concatenate([s[k] for s in steps]) for k in steps[0]}
-    happens, last = found["happens"], rows["remaining"] == 0
-    low = (found["uncertainty"] > theta)[happens].mean()
-    logs.say(
-        f"imagined {last.sum():,} sessions, {rows['drawn'].sum():,} events; an item "
-        f"shown gives {found['reward'][happens].mean():.3f} (log {reward:.3f}); "
-        f"{happens.sum() / len(happens):.1f} items a session, "
-        f"{rows['done'].sum() / last.sum():.0%} end by leaving, {low:.1%} of low "
-        f"confidence (u > {theta:.3g})"
     )

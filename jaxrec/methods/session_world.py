@@ -21,11 +21,12 @@ import jax.numpy as jnp
 import optax
 
 from jaxrec import optim
-from jaxrec.methods import session_events, world_model, world_sources
+from jaxrec.envs.online import pass_over
+from jaxrec.methods import session_imagination, world_model
 from jaxrec.methods.recommender import only_items
-from jaxrec.methods.session_events import auc, count_outcomes, sessions
+from jaxrec.methods.session_events import auc, count_outcomes, history, sessions
 from jaxrec.models.session_world import KINDS, OUTCOMES, SessionWorld
-from jaxrec.types import Array, Batch, Dataset, Method, TrainState, UserError
+from jaxrec.types import Array, Batch, Dataset, Method, TrainState
 
 HPARAMS = dict(  # all our own choices, none from the paper
     width=64,
@@ -43,23 +44,8 @@ HPARAMS = dict(  # all our own choices, none from the paper
         weight_decay=1e-4,
         clip=1.0,
     ),
-    source="random",  # top_n, softmax, softmax_top_n: by the reward of a session
-    top_fraction=0.1,  # of top_n
-    temperature=0.3,  # of softmax, in std of rewards
-    rule="log",  # proposals as the log's, or "policy": by an earlier recommender
-    rule_temperature=1.0,
-    policy_stage="",  # rule=policy: the stage that proposes
-    candidates=50,  # proposals of which the world takes the best; 1 = the proposal
-    follow=0.0,  # share of the source session's own items that are kept
-    future=1.0,  # what it is worth, in reward, that a user stays
-    pessimism=1.0,  # std of the members that an item's worth is lowered by
-    horizon=20,  # items shown in a simulation, at most
-    generated=0.5,  # events, as a share of the recommender's own
-    quantile=0.99,  # theta: of the uncertainty on held-out sessions
-    correction="truncate",  # of steps above theta: relabel, none
+    **session_imagination.HPARAMS,
 )
-RULES = ("log", "policy")
-CORRECTIONS = ("truncate", "relabel", "none")
 
 
 class Says(NamedTuple):
@@ -76,7 +62,7 @@ class Says(NamedTuple):
 
 def make(config: Any, info: dict[str, Any]) -> Method:
     """Ensemble of session worlds; needs impressions (data.impressions=True)."""
-    check(config, info)
+    session_imagination.check(config, info)
     window, members = info["window"], config.members
     network = SessionWorld(
         vocab=info["vocab"],
@@ -178,12 +164,16 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     def simulate(
         state: TrainState, begun: Batch, planned: Array, theta: Array, key: Array
     ) -> dict[str, Array]:
-        """Continue sessions by `horizon` items.
+        """Continue sessions by `horizon` items that were not shown before.
+
+        (The log seldom shows an item twice; a world is wrong about what it never saw,
+        and without this rule serving the best item for the world earns less than
+        random items.)
 
         begun: items, kinds int32[B, window] from the left, length int32[B].
         planned: int32[B, horizon], the source's own items, 0 after its end. Returns
         items, kinds and length of the whole, left bool[B], and for each step [B, H]
-        happens bool, reward (expected), uncertainty.
+        happens bool, low bool (of low confidence), reward (expected).
         """
         rows = jnp.arange(len(planned))
 
@@ -199,6 +189,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             worth = jnp.mean(worth, 0) - config.pessimism * jnp.std(worth, axis=0)
             proposals = propose(state, x, items, kinds, length)
             proposals = proposals / config.rule_temperature
+            proposals = pass_over(proposals, items)
             proposals += jax.random.gumbel(key_item, proposals.shape)
             count = min(config.candidates, info["num_items"])
             among = jax.lax.top_k(proposals, count)[1]  # draws without replacement
@@ -208,17 +199,14 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             item = jnp.where(own & (planned > 0), planned, item)
             found = Says(every.outcome[:, rows, item], every.reward[:, rows, item])
             low = found.uncertainty > theta
-            happens = alive & (length < window)
-            if config.correction == "truncate":
-                happens = happens & ~low
+            reached = alive & (length < window)
+            happens = reached & ~low if config.correction == "truncate" else reached
             p = jnp.mean(found.outcome, axis=0)
             if config.correction == "relabel":
                 worst = jnp.argmin(found.reward, axis=0)
                 p = jnp.where(low[:, None], found.outcome[worst, rows], p)
             outcome = jax.random.categorical(key_outcome, jnp.log(p), axis=1)
-            row = dict(
-                happens=happens, reward=p @ reward_of, uncertainty=found.uncertainty
-            )
+            row = dict(happens=happens, low=reached & low, reward=p @ reward_of)
             place = jnp.where(happens, length, window)  # out of bounds: not written
             items = items.at[rows, place].set(item, mode="drop")
             kinds = kinds.at[rows, place].set(outcome % KINDS, mode="drop")
@@ -243,9 +231,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             shown = jax.vmap(lambda params, x: apply(params, "shown", x))
             y = jnp.mean(jax.nn.log_softmax(shown(state.params, x)), axis=0)
         else:
-            seen, count, total = session_events.history(
-                items, kinds, length, info["seq_len"]
-            )
+            seen, count, total = history(items, kinds, length, info["seq_len"])
             y = proposer.scores(state.extra, seen, count, total)
         return only_items(y, info)
 
@@ -258,47 +244,11 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     def produce(state: TrainState, dataset: Dataset, key: Array) -> dict[str, Any]:
         theta = math.inf
         if config.correction != "none":
-            theta = session_events.threshold(
+            theta = session_imagination.threshold(
                 lambda *args: uncertainty(state, *args), dataset, config.quantile
             )
-        return session_events.imagine(
+        return session_imagination.imagine(
             lambda *args: compiled(state, *args), config, dataset, theta, key
         )
 
     return Method(init, train_step, eval_step, produce=produce)
-
-
-def check(config: Any, info: dict[str, Any]) -> None:
-    """Raises UserError for settings that cannot work, before any training."""
-    if "impressions" not in info:
-        raise UserError(
-            f"the data {info.get('name', '')!r} do not say what users passed over: "
-            "session_world needs data.source=simulated and impressions=True"
-        )
-    for field, allowed in (
-        ("source", world_sources.SOURCES),
-        ("rule", RULES),
-        ("correction", CORRECTIONS),
-    ):
-        if config[field] not in allowed:
-            raise UserError(
-                f"{field} {config[field]!r} is unknown: use {', '.join(allowed)}"
-            )
-    positive = ("temperature", "rule_temperature", "generated", "horizon", "candidates")
-    for field in (*positive, "members"):
-        if config[field] <= 0:
-            raise UserError(f"{field}={config[field]}: it must be positive")
-    for field in ("quantile", "top_fraction"):
-        if not 0 < config[field] <= 1:
-            raise UserError(f"{field}={config[field]}: it must be in (0, 1]")
-    stage, stages = config.policy_stage, info.get("stages", {})
-    if (config.rule == "policy") != bool(stage):
-        raise UserError(
-            f"rule={config.rule!r} and policy_stage={stage!r}: rule=policy needs an "
-            "earlier stage that proposes, and no other rule takes one"
-        )
-    if stage and (stage not in stages or stages[stage][1].scores is None):
-        raise UserError(
-            f"policy_stage={stage!r} is no earlier recommender: use one of "
-            f"{', '.join(stages) or 'none here'}, and put it in `uses`"
-        )
