@@ -22,6 +22,7 @@ from jaxrec.data import (
     readers,
     shared,
     simulated,
+    tfds_events,
 )
 from jaxrec.data.events import Events
 from jaxrec.types import Dataset
@@ -40,14 +41,16 @@ READERS: dict[str, Callable[[Any], Events]] = {
     "gru4rec": readers.gru4rec,
     "table": readers.table,
     "shared": shared.load,
+    "tfds": tfds_events.load,
 }
+FOLDERS = dict(shared=shared.folder, tfds=tfds_events.folder)  # of named sets
 
 
 def source(name: str) -> Callable[[Any], Dataset]:
     """The source that reads files with READERS[name]."""
 
     def load(config: Any) -> Dataset:
-        path = shared.folder(config) if name == "shared" else config.path
+        path = FOLDERS[name](config) if name in FOLDERS else config.path
         reading = {field: config[field] for field in READER_FIELDS}
         reading |= dict(reader=name, set=config.name, columns=dict(config.columns))
         # A missing file is the reader's to report.
