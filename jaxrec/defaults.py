@@ -10,7 +10,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 OFFLINE_RL_DATA = dict(
     source="gym",  # gym, d4rl, hdf5, minari, npz, toy: see jaxrec.data.sources
@@ -35,7 +35,7 @@ OFFLINE_RL_VIEW = dict(
 RECOMMENDER_DATA = dict(
     source="simulated",  # see jaxrec.data.sources
     name="",  # which set of the source
-    path="",  # files: one, or their folder
+    path="",  # files: one, or their folder; tfds: the directory of the builders
     columns=dict(session="", user="", item="", time="", event="", rating=""),  # table
     delimiter="",  # table, gru4rec: between columns, "" = by the file's name
     purchase="purchase,buy,addtocart,transaction",  # table: events that are purchases
@@ -63,7 +63,8 @@ RECOMMENDER_DATA = dict(
     num_users=20_000,  # simulated: who writes the log
     mode="sessions",  # simulated: or "tabular"
     horizon=0,  # simulated: items that a user looks at, at most; 0 = 50
-    users=ConfigDict(),  # simulated: overrides of envs.users.HPARAMS
+    # simulated: overrides of envs.users.HPARAMS, "num_items=40,world=3" or a dict
+    users=FieldReference({}, field_type=object),
     seed=0,  # of the split and of the simulated users
     data_dir="",  # cache; "" = $JAXREC_DATA or ~/.cache/jaxrec
 )

@@ -1,5 +1,7 @@
 """Small logs of many sessions, to be written in the formats of files."""
 
+import copy
+
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -22,7 +24,7 @@ def rows(num=NUM_SESSIONS, items=NUM_ITEMS, seed=0):
 
 def config(source, path="", tmp=None, columns=None, **changes):
     """The data section of a recommender's config."""
-    found = ConfigDict(defaults.RECOMMENDER_DATA)
+    found = ConfigDict(copy.deepcopy(defaults.RECOMMENDER_DATA))
     data_dir = str(tmp / "cache") if tmp else ""
     found.update(dict(source=source, path=str(path), data_dir=data_dir) | changes)
     found.columns.update(columns or {})

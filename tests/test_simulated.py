@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 
 from jaxrec.data import simulated
 from jaxrec.envs import tabular_users
@@ -124,9 +125,36 @@ def test_tabular_keeps_single_event_sessions():
         (dict(horizon=-1), "data.horizon=-1"),
         (dict(horizon=1), "no simulated session"),
         (dict(users=dict(hue=1)), "users have no 'hue'"),
+        (dict(users="hue=1"), "users have no 'hue': use num_items, "),
+        (dict(users="num_items=few"), "data.users: num_items='few' is not a whole"),
+        (dict(users="num_items=4.5"), "data.users: num_items='4.5' is not a whole"),
+        (dict(users=dict(num_items=[4])), "num_items=.4. is not a whole number"),
+        (dict(users="bias=nan"), "data.users: bias='nan' is not a number"),
+        (dict(users="world=-1"), "data.users: world=-1: a seed is 0 or more"),
+        (dict(users="num_items"), "data.users='num_items': names with numbers, for"),
+        (dict(users=7), "data.users='7': names with numbers"),
     ],
 )
 def test_impossible_logs_are_refused(wrong, message):
     with pytest.raises(UserError, match=message) as error:
         simulated.load(SMALL | wrong)
     assert "\n" not in str(error.value)
+
+
+def test_users_are_set_on_the_command_line(monkeypatch):
+    """As text, or as Python writes a dict; `--help` still needs no JAX."""
+    wanted = dict(num_items=40, world=3, bias=-2.0, drift=0.0)
+    text = "num_items=40, world=3,bias=-2,drift=0."
+    for flag in ("", text, str(wanted)):
+        values = flags.FlagValues()
+        config_flags.DEFINE_config_file("config", flag_values=values)
+        argument = ["--config.data.users=" + flag] if flag else []
+        argument = ["main", "--config=configs/ce.py:smoke", *argument]
+        monkeypatch.setattr("sys.argv", argument)  # where config_flags looks, too
+        values(argument)
+        resolved = ConfigDict(values.config.to_dict())
+        found = simulated.settings(resolved.data)["users"]
+        assert found == (wanted if flag else {})
+        for name, value in found.items():
+            assert type(value) is type(wanted[name])
+    assert simulated.population(dict(users=text)).num_items == 40

@@ -11,11 +11,13 @@ purchases) from 20,000 users, of whom the horizon cuts 5%; they react to 37% of 
 they see. It takes about 5 s of one CPU core.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxrec.envs import online, tabular_users, users
 from jaxrec.types import UserError
@@ -27,7 +29,7 @@ HPARAMS = dict(  # ours
     seed=0,  # of the users
     horizon=0,  # items a user looks at, at most; 0: 50, tabular: until all have left
     impressions=False,  # also what was shown and ignored, with propensities
-    users={},  # overrides of the HPARAMS of the users
+    users={},  # overrides of the HPARAMS of the users, or "num_items=40,world=3"
 )
 MODES = {"sessions": users, "tabular": tabular_users}
 MIN_EVENTS = {"sessions": 2, "tabular": 1}
@@ -65,7 +67,44 @@ def settings(config: Mapping[str, Any] | None = None) -> dict[str, Any]:
         raise UserError(f"data.num_users={found['num_users']}: it must be 1 or more")
     if found["horizon"] < 0:
         raise UserError(f"data.horizon={found['horizon']}: 0 (default) or more items")
+    known = MODES[found["mode"]].HPARAMS
+    found["users"] = {
+        name: _number(name, value, known.get(name, 0.0))
+        for name, value in _pairs(found["users"]).items()
+    }
+    if (world := found["users"].get("world", 0)) < 0:
+        raise UserError(f"data.users: world={world}: a seed is 0 or more")
     return found
+
+
+def _pairs(given):
+    """{name: value} of a mapping, or of the text that a command line has for it."""
+    if not isinstance(given, str):
+        if isinstance(given, Mapping | ConfigDict):
+            return dict(given)
+        given = repr(given)  # what is no name with a value is refused below
+    pairs = [part.strip().partition("=") for part in given.split(",") if part.strip()]
+    for name, equals, _ in pairs:
+        if not name or not equals:
+            raise UserError(
+                f"data.users={given!r}: names with numbers, for example "
+                "num_items=40,world=3"
+            )
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _number(name, value, default):
+    """The value as an int where the default is one, else as a float or as it was."""
+    try:
+        number = float(value)
+        if isinstance(default, int) and number == int(number):
+            return int(number)
+        if not isinstance(default, int) and math.isfinite(number):
+            return value if isinstance(value, int | float) else number
+    except (TypeError, ValueError, OverflowError):
+        pass
+    kind = "a whole number" if isinstance(default, int) else "a number"
+    raise UserError(f"data.users: {name}={value!r} is not {kind}")
 
 
 def population(config: Mapping[str, Any] | None = None) -> users.Users:
