@@ -49,10 +49,10 @@ def held_out(config: Any, method: Method, dataset: Dataset) -> Callable[..., Met
 def simulator(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metrics]:
     """Deterministic episodes in the data's simulator: return and normalised score.
 
-    `eval/normalized_score`: 100 (G - random) / (expert - random), D4RL's constants,
-    G the mean undiscounted return; `eval/length` in steps. The first states are the
-    same at every evaluation. Where the simulator is not installed, fitted Q evaluation
-    takes its place.
+    `eval/normalized_score`: 100 (G - random) / (expert - random), the constants of the
+    data set or D4RL's, G the mean undiscounted return; `eval/length` in steps. The
+    first states are the same at every evaluation. Where the simulator is not installed,
+    fitted Q evaluation takes its place. Raises UserError for another's simulator.
     """
     env_id, episodes = dataset.info["env_id"], config.eval.episodes
     act = jax.jit(method.act)
@@ -63,6 +63,8 @@ def simulator(config: Any, method: Method, dataset: Dataset) -> Callable[..., Me
     except UserError as error:
         logs.say(f"no roll-outs: {error}; fitted Q evaluation takes their place")
         return fitted_q(config, method, dataset)
+    gym.check_sizes(envs[0], env_id, dataset.info)
+    reference = gym.reference(dataset.info)
 
     def evaluate(state: TrainState, key: jax.Array) -> Metrics:
         def policy(observation: np.ndarray, reward: np.ndarray) -> np.ndarray:
@@ -85,8 +87,8 @@ def simulator(config: Any, method: Method, dataset: Dataset) -> Callable[..., Me
             "eval/return_std": found["returns"].std(),
             "eval/length": found["lengths"].mean(),
         }
-        if gym.family(env_id) in gym.SCORES:
-            score = gym.normalized_score(env_id, found["returns"].mean())
+        if reference is not None:
+            score = reference.score(found["returns"].mean())
             values["eval/normalized_score"] = score
         return values
 
@@ -98,13 +100,15 @@ def fitted_q(config: Any, method: Method, dataset: Dataset) -> Callable[..., Met
     if method.memory is not None:
         logs.say("fitted_q: not for policies that act on a history")
         return lambda state, key: {}
-    names = ("observation", "action", "reward", "next_observation", "terminal")
-    names += ("timestep", "valid_next")
-    arrays = {name: jnp.asarray(dataset.train[name]) for name in names}
 
     def evaluate(state: TrainState, key: jax.Array) -> Metrics:
         found = fqe.evaluate(
-            method.act, state, arrays, dataset.info, key, steps=config.eval.fqe_steps
+            method.act,
+            state,
+            dataset.train,
+            dataset.info,
+            key,
+            steps=config.eval.fqe_steps,
         )
         return {f"eval/fqe_{name}": value for name, value in found.items()}
 

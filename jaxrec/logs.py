@@ -72,8 +72,11 @@ class Means:
         if not finite.all():
             step = last_step - size + int(np.argmin(finite)) + 1
             raise UserError(
-                f"loss is not finite at step {step}: the last checkpoint is kept; "
-                "lower the learning rate or look at the data near that step"
+                "loss is not finite at step 1, before anything was learnt: look at the "
+                "data and at the sizes in the config"
+                if step == 1
+                else f"loss is not finite at step {step}: lower the learning rate or "
+                "look at the data near that step; checkpoints before it are kept"
             )
         for name, value in metrics.items():
             total = value.astype(np.float64).sum(0)

@@ -8,6 +8,7 @@ short form of the same path. Exit status: 0 done; 2 a fault of the input, in one
 
 import errno
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -70,7 +71,12 @@ def parse(argv: list[str]) -> list[str]:
         # absl quotes the whole traceback of a config file, and ConfigDict the text of a
         # KeyError, quotes and escapes included; the last line says why.
         text = str(error).encode().decode("unicode_escape").strip().strip("'\"")
-        sys.exit(fail(f"{text.splitlines()[-1]} (see --help)"))
+        line = re.sub(r"^\w+(Error|Exception): ", "", text.splitlines()[-1])
+        if early := re.match(
+            r"Found (--\S+) in argv before a value for --config", line
+        ):
+            line = f"put --config=FILE first, before {early[1]}"
+        sys.exit(fail(f"{line} (see --help)"))
 
 
 def cli() -> None:

@@ -35,17 +35,30 @@ def streams(stage: Stage) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 def steps_per_call(config: Any) -> int:
-    """The largest divisor of all cadences that does not exceed the config's."""
-    common = math.gcd(
-        config.steps, config.log_every, config.eval_every, config.checkpoint_every
-    )
-    return max(n for n in range(1, config.steps_per_call + 1) if common % n == 0)
+    """The largest divisor of all cadences that does not exceed the config's.
+
+    The last call of a stage makes the steps that are left, see `call_size`.
+    """
+    cadences = (config.log_every, config.eval_every, config.checkpoint_every)
+    common = math.gcd(*(every for every in cadences if every < config.steps))
+    most = min(config.steps_per_call, config.steps)
+    return max(n for n in range(1, most + 1) if common % n == 0)
 
 
-def multi_step(stage: Stage, streamed: bool) -> Callable:
+def call_size(config: Any, step: int) -> int:
+    """Updates of the call that begins at `step`; up to a multiple of all calls' size.
+
+    So the calls of a resumed run are those of the undisturbed one.
+    """
+    size = steps_per_call(config)
+    return min(size - step % size, config.steps - step)
+
+
+def multi_step(stage: Stage, streamed: bool, size: int = 0) -> Callable:
     """(state, data) -> (state, metrics [n, ...]): n updates in one program.
 
-    `data` is the whole set on the device, or with `streamed` n stacked batches.
+    `data` is the whole set on the device, n being `size` (0 = `steps_per_call`), or
+    with `streamed` n stacked batches.
     """
     config, dataset = stage.config, stage.dataset
     many = stage.num_seeds > 1
@@ -69,7 +82,7 @@ def multi_step(stage: Stage, streamed: bool) -> Callable:
         batch = sharding.split_batch(stage.mesh, batch, int(many))
         return step_fn(state, batch, seeds.fold(train_key, state.step))
 
-    size = steps_per_call(config)
+    size = size or steps_per_call(config)
 
     def from_device(state: TrainState, arrays: Any) -> tuple[TrainState, dict]:
         def body(state: TrainState, _: None) -> tuple[TrainState, dict]:

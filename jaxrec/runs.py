@@ -48,12 +48,13 @@ def read_metrics(path: Path) -> dict[str, dict[int, list[float]]]:
     return curves
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"policy.steps": 1000, ...}"""
+    found: dict[str, Any] = {}
     for name, value in config.items():
         nested = isinstance(value, Mapping) and value
-        flat |= _flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
-    return flat
+        found |= flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+    return found
 
 
 def read_run(path: Path) -> Run:
@@ -70,7 +71,7 @@ def read_run(path: Path) -> Run:
             last = {m: list(points.items())[-1] for m, points in curves[stage].items()}
             steps = max((step for step, _ in last.values()), default=0)
             seen[stage] = {"last": {m: v for m, (_, v) in last.items()}, "steps": steps}
-        return Run(path, _flat(config), summary, curves, done)
+        return Run(path, flat(config), summary, curves, done)
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise UserError(f"{path}: broken run ({error!r}), left out") from error
 
@@ -175,10 +176,17 @@ def choose(names: Iterable[str], wanted: Sequence[str] = ()) -> list[str]:
     """The metrics to show of those there: wanted ones, else the headline, else all
     held-out ones and the loss."""
     names = sorted(set(names))
-    held_out = [n for n in names if re.match(r"(eval|valid|test)/|train/loss$", n)]
+    held_out = re.compile(r"(eval|valid|test|world)/|train/loss$")
+    rest = [n for n in sorted(names, key=in_order) if held_out.match(n)]
     if wanted:
         return [n for n in wanted if n in names]
-    return [HEADLINE] if HEADLINE in names else held_out or names
+    return [HEADLINE] if HEADLINE in names else rest or names
+
+
+def in_order(name: str) -> list[str | int]:
+    """Sorts rmse@5 before rmse@10."""
+    parts = re.split(r"(\d+)", name)
+    return [int(part) if part.isdigit() else part for part in parts]
 
 
 def data_text(summary: Mapping[str, Any]) -> str:

@@ -91,7 +91,6 @@ def train(
     when `asked_to_stop()` gives a signal number, and UserError at a non-finite loss.
     """
     config = stage.config
-    size = program_lib.steps_per_call(config)
     streamed = loader.num_bytes(stage.dataset) > stage.device_data_limit
     say_data(stage, streamed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,6 +101,7 @@ def train(
             logs.say(f"{stage.name}: resuming at step {start}")
         else:
             state, pending = initial_state(stage, earlier), {}
+        check_lines(folder, start, config)
         log = logs.MetricsFile(folder, start)
         means = logs.Means(pending)
         facts = {"parameters": count(state.params) // stage.num_seeds}
@@ -110,23 +110,20 @@ def train(
             return state, facts
         batches = program_lib.feed(stage, start, streamed)
         data = next(batches)
-        begun = time.monotonic()
-        placed = jax.tree.map(lambda x: x.sharding, state)
-        program = jax.jit(
-            program_lib.multi_step(stage, streamed),
-            donate_argnums=0,
-            out_shardings=(placed, sharding.replicated(stage.mesh)),
-        )
-        program = program.lower(state, data).compile()
-        facts |= {
-            "compile_seconds": round(time.monotonic() - begun, 2),
-            "temporary_bytes": temporary_bytes(program),
-        }
+        programs: dict[int, Any] = {}  # two sizes of call where the last is shorter
+        compiling = 0.0
         progress = logs.Progress(stage.name, config.steps, start)
         shown, waiting, saving, paused = "", None, None, 0.0
-        begun = time.monotonic()
-        for step in range(start + size, config.steps + 1, size):
-            state, metrics = program(state, data)
+        begun, step = time.monotonic(), start
+        while step < config.steps:
+            size = program_lib.call_size(config, step)
+            if size not in programs:
+                pause = time.monotonic()
+                programs[size] = compiled(stage, streamed, size, state, data)
+                compiling += time.monotonic() - pause
+                progress.pause(time.monotonic() - pause)
+            state, metrics = programs[size](state, data)
+            step += size
             if waiting is not None:
                 means.add(*waiting)
             waiting = (metrics, step)
@@ -145,7 +142,7 @@ def train(
                 progress.pause(time.monotonic() - pause)
             if line:
                 log.write(step, line)
-                shown = headline(stage, line) or shown
+                shown = headline(stage, line, shown)
             if save_now or signal_number:
                 log.sync()
                 if saving is not None:
@@ -165,9 +162,41 @@ def train(
         saving.result()
         log.close()
         batches.close()
-        seconds = time.monotonic() - begun - paused
-        facts["steps_per_second"] = round((config.steps - start) / seconds, 1)
+        seconds = time.monotonic() - begun - paused - compiling
+        facts |= {
+            "compile_seconds": round(compiling, 2),
+            "temporary_bytes": temporary_bytes(programs[max(programs)]),
+            "steps_per_second": round((config.steps - start) / seconds, 1),
+        }
     return state, facts
+
+
+def compiled(
+    stage: Stage, streamed: bool, size: int, state: TrainState, data: Any
+) -> Callable:
+    """The program of `size` updates, for states and data placed like these."""
+    placed = jax.tree.map(lambda x: x.sharding, state)
+    program = jax.jit(
+        program_lib.multi_step(stage, streamed, size),
+        donate_argnums=0,
+        out_shardings=(placed, sharding.replicated(stage.mesh)),
+    )
+    return program.lower(state, data).compile()
+
+
+def check_lines(folder: Path, start: int, config: Any) -> None:
+    """Raises UserError where lines from before the checkpoint at `start` are lost.
+
+    They were on the disk before it was saved; the summary would lack them.
+    """
+    lines = logs.read(folder / "metrics.jsonl")
+    last = max((line["step"] for line in lines), default=0)
+    due = start if start == config.steps else start - start % config.log_every
+    if last < due:
+        raise UserError(
+            f"{folder}/metrics.jsonl ends at step {last}, its lines up to step {due} "
+            f"are lost: put the file back, or delete {folder} to train it again"
+        )
 
 
 def due(step: int, every: int, last: int) -> bool:
@@ -175,12 +204,17 @@ def due(step: int, every: int, last: int) -> bool:
     return step == last or bool(every and step % every == 0)
 
 
-def headline(stage: Stage, line: dict[str, Any]) -> str:
-    """The metric to show beside the bar."""
-    name = stage.headline if stage.headline in line else "train/loss"
-    if name not in line or (name == "train/loss" and stage.headline in line):
-        return ""
-    return f"{name} {np.mean(line[name]):.4g}"
+def headline(stage: Stage, line: dict[str, Any], shown: str = "") -> str:
+    """What to show beside the bar after `line`, when `shown` was there.
+
+    The headline's last value; until it was measured, the loss.
+    """
+    for name in (stage.headline, "train/loss"):
+        if name in line:
+            return f"{name} {np.mean(line[name]):.4g}"
+        if name and shown.startswith(f"{name} "):
+            return shown
+    return shown
 
 
 def count(params: Any) -> int:

@@ -52,6 +52,7 @@ class Method(NamedTuple):
         higher is better, -inf for what is no item.
     `produce(state, dataset, key)`: an artefact for later stages, a dict of equal-length
         numpy arrays. Called once after training (once a seed), not traced.
+    `facts(arrays, info)`: numbers about that artefact, for the summary.
     """
 
     init: Callable[..., TrainState]
@@ -60,6 +61,7 @@ class Method(NamedTuple):
     act: Callable[..., Any] | None = None
     memory: Callable[[int], Any] | None = None
     produce: Callable[..., dict[str, Any]] | None = None
+    facts: Callable[..., dict[str, float]] | None = None
     scores: Callable[..., Array] | None = None
 
 

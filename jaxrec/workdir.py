@@ -17,9 +17,11 @@ from ml_collections import FrozenConfigDict
 
 from jaxrec import logs
 from jaxrec.errors import Interrupted, UserError
+from jaxrec.runs import flat
 
 # May differ between a run and its continuation: they change no result.
 FREE_FIELDS = ("data.data_dir", "device_data_limit", "headline")
+SHOWN = 3  # differences between two configs that are told
 
 
 def settle_config(workdir: Path, config: FrozenConfigDict) -> None:
@@ -33,28 +35,50 @@ def settle_config(workdir: Path, config: FrozenConfigDict) -> None:
         return logs.write_json(path, ours)
     try:
         theirs = flat(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
+    except (ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged: use another --workdir") from error
     ours = flat(ours)
     different = [
-        f"{field} is {theirs.get(field)} there, {ours.get(field)} here"
-        for field in sorted(ours.keys() | theirs.keys())
+        field
+        for field in sorted(ours.keys() | theirs.keys(), key=importance(ours, theirs))
         if ours.get(field) != theirs.get(field) and field not in FREE_FIELDS
     ]
     if different:
+        shown = [f"{f} is {theirs.get(f)} there, {ours.get(f)} here" for f in different]
+        more = len(shown) - SHOWN
+        shown = shown[:SHOWN] + ([f"and {more} more"] if more > 0 else [])
         raise UserError(
-            f"{workdir} holds a run of another config ({'; '.join(different[:3])}): "
+            f"{workdir} holds a run of another config ({'; '.join(shown)}): "
             "use another --workdir"
         )
 
 
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """{"policy.steps": 1000, ...}"""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        found |= flat(value, f"{prefix}.{name}" if prefix else name)
+def importance(*configs: dict[str, Any]) -> Callable[[str], tuple]:
+    """The order in which differences are told: what follows from others comes last."""
+
+    def order(field: str) -> tuple:
+        # Another method brings settings that the other config does not have.
+        lacking = any(field not in config for config in configs)
+        first = field.endswith((".method", "stages", "seed", "num_seeds", "name"))
+        return lacking, not first, not field.startswith("data."), field
+
+    return order
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file that the run wrote. Raises UserError, with the remedy, for a damaged one.
+
+    The same command writes it anew: from the stages, or from their last checkpoints.
+    """
+    try:
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict):
+            raise ValueError("no JSON object")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged ({' '.join(str(error).split())}): delete it and give "
+            "the same command again, which writes it anew"
+        ) from error
     return found
 
 

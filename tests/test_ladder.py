@@ -74,7 +74,7 @@ def stages_of(method):
     raise LookupError(f"no config runs the method {method!r}")
 
 
-def build(method, tmp_path, mesh=(1, 1), num_seeds=1):
+def build(method, mesh=(1, 1), num_seeds=1):
     """The stage that runs the method, and states of the stages that it uses."""
     config, wanted = stages_of(method)
     config = ConfigDict(config)
@@ -83,15 +83,14 @@ def build(method, tmp_path, mesh=(1, 1), num_seeds=1):
     for stage in config.stages:
         config[stage].mix.fraction = 0.0  # artefacts have their own tests
     config = experiment.resolve(config)
-    finished = {}
+    stages, states = {}, {}
     for name in config.stages:
-        stage = experiment.build(
-            config, name, tmp_path, sharding.make_mesh(*mesh), finished
-        )
-        earlier = {used: finished[used][1] for used in stage.config.uses}
+        stage = experiment.build(config, name, sharding.make_mesh(*mesh), stages)
+        earlier = {used: states[used] for used in stage.config.uses}
         if name == wanted:
             return stage, earlier
-        finished[name] = (stage, train.initial_state(stage, earlier))
+        stages[name] = stage
+        states[name] = train.initial_state(stage, earlier)
     raise AssertionError
 
 
@@ -111,8 +110,8 @@ def test_every_method_has_a_config():
 
 
 @pytest.mark.parametrize("method", named(METHODS))
-def test_steps_are_finite_and_one_batch_is_learnt(tmp_path, method):
-    stage, earlier = build(method, tmp_path)
+def test_steps_are_finite_and_one_batch_is_learnt(method):
+    stage, earlier = build(method)
     state = train.initial_state(stage, earlier)
     before = state
     batch = loader.host_batch(stage.dataset, 32, np.uint32(0), 0)
@@ -142,7 +141,7 @@ def test_steps_are_finite_and_one_batch_is_learnt(tmp_path, method):
 
 @pytest.mark.parametrize("method", named(METHODS))
 def test_resume_is_exact(tmp_path, method):
-    stage, earlier = build(method, tmp_path)
+    stage, earlier = build(method)
     whole = run(stage, earlier, tmp_path / "whole", 20)
     with pytest.raises(Interrupted, match="saved at step 10"):
         run(stage, earlier, tmp_path / "parts", 20, stop_at=2)
@@ -155,8 +154,8 @@ def test_resume_is_exact(tmp_path, method):
 @pytest.mark.parametrize("mesh", [(8, 1), (4, 2)])
 def test_meshes_agree(tmp_path, method, mesh):
     """Ten steps: chaos takes the sums' other order apart after that."""
-    one = run(*build(method, tmp_path), tmp_path / "one", 10)
-    many = run(*build(method, tmp_path, mesh), tmp_path / "many", 10)
+    one = run(*build(method), tmp_path / "one", 10)
+    many = run(*build(method, mesh), tmp_path / "many", 10)
     for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(many.params)):
         np.testing.assert_allclose(a, b, rtol=2e-2, atol=2e-4)
 
@@ -164,10 +163,10 @@ def test_meshes_agree(tmp_path, method, mesh):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_seeds_in_one_program_equal_separate_runs(tmp_path, method):
-    stage, earlier = build(method, tmp_path, num_seeds=2)
+    stage, earlier = build(method, num_seeds=2)
     many = run(stage, earlier, tmp_path / "many", 10)
     for number in range(2):
-        alone, before = build(method, tmp_path)
+        alone, before = build(method)
         alone = alone._replace(seed=stage.seed + number)
         before = {name: seeds.pick(state, number, 2) for name, state in earlier.items()}
         one = run(alone, before, tmp_path / str(number), 10)

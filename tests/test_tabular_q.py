@@ -27,7 +27,7 @@ def learned(name, tmp_path_factory, steps):
     config.mesh = dict(data=1, model=1)
     config = experiment.resolve(config)
     folder = tmp_path_factory.mktemp(f"{name}-{steps}")
-    stage = experiment.build(config, "train", folder, sharding.make_mesh(1, 1), {})
+    stage = experiment.build(config, "train", sharding.make_mesh(1, 1), {})
     assert isinstance(stage, program.Stage)
     state, _ = train.train(stage, folder, {}, {}, lambda: 0)
     info, hparams = stage.dataset.info, ConfigDict(stage.config[name].to_dict())

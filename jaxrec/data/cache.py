@@ -51,6 +51,7 @@ def cached(
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     path = Path(root) / f"{_file_name(name)}-{digest[:12]}"
     if not _exists(path):
+        _try_writing(path)  # building may take hours
         arrays, facts = build()
         # Two processes may build at once: the first to finish stays, and both read it.
         _write(path, arrays, facts, settings, replace=False)
@@ -117,6 +118,22 @@ def read_arrays(
     return arrays, manifest
 
 
+def _try_writing(path):
+    temporary = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        temporary.mkdir(parents=True)
+        temporary.rmdir()
+    except OSError as error:
+        raise _refused(path, error) from error
+
+
+def _refused(path, error):
+    return UserError(
+        f"cannot write {path}: {_short(error)}; free some space there, or choose "
+        "another directory (config.data_dir or $JAXREC_DATA, or --workdir)"
+    )
+
+
 def _write(path, arrays, facts, settings, replace):
     """A temporary folder beside `path`, filled, then renamed to `path`."""
     temporary = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
@@ -144,10 +161,7 @@ def _write(path, arrays, facts, settings, replace):
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         _publish(temporary, path, replace)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {_short(error)}; free some space there, or choose "
-            "another directory (config.data_dir or $JAXREC_DATA, or --workdir)"
-        ) from error
+        raise _refused(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -202,7 +202,12 @@ def stream(
     size: int,
     ahead: int = 2,
 ) -> Iterator[Batch]:
-    """Stacks of `size` batches [size, ...], read by a thread that stays `ahead`."""
+    """Stacks of `size` batches [size, ...], read by a thread that stays `ahead`.
+
+    They end at multiples of `size`, so that the first may be shorter, and at `stop`.
+    """
+    ends = [*range(start - start % size + size, stop, size), stop]
+    spans = list(zip([start, *ends], ends))
     filled: queue.Queue = queue.Queue(maxsize=ahead)
     closed = threading.Event()
 
@@ -215,10 +220,10 @@ def stream(
 
     def fill() -> None:
         try:
-            for first in range(start, stop, size):
+            for span in spans:
                 batches = [
                     host_batch(dataset, batch_size, seeds, step)
-                    for step in range(first, first + size)
+                    for step in range(*span)
                 ]
                 put({k: np.stack([b[k] for b in batches]) for k in batches[0]})
                 if closed.is_set():
@@ -229,7 +234,7 @@ def stream(
     thread = threading.Thread(target=fill, daemon=True)
     thread.start()
     try:
-        for _ in range(start, stop, size):
+        for _ in spans:
             item = filled.get()
             if isinstance(item, Exception):
                 raise item

@@ -117,10 +117,11 @@ def validate(trajectories: Trajectories) -> Trajectories:
         if array.dtype != wanted:
             raise UserError(f"{name}: {column} is {array.dtype}, it must be {wanted}")
     for column in ("observation", "action", "next_observation"):
-        if columns[column].ndim != 2 or not columns[column].shape[-1]:
+        shape = columns[column].shape
+        if len(shape) != 2 or not shape[-1]:
             raise UserError(
-                f"{name}: {column} has shape {columns[column].shape}, it must be "
-                "[rows, size]: flatten images and dicts first"
+                f"{name}: {column} has shape {shape}, it must be [rows, size]: flatten "
+                "images and dicts first"
             )
     for column in ("reward", *FLAGS):
         if columns[column].ndim != 1:
@@ -207,12 +208,12 @@ def dataset(trajectories: Trajectories, config: Any) -> Dataset:
 
 def _split(trajectories, config):
     """Rows for training and for validation; None stands for all rows and for none."""
+    if config.window < 0:
+        raise UserError(f"data.window={config.window}: it must be 0 or more")
     if not 0 < config.top <= 1:
         raise UserError(f"data.top={config.top}: it must be in (0, 1]")
     if not 0 <= config.valid_fraction < 1:
-        raise UserError(
-            f"data.valid_fraction={config.valid_fraction}: it must be in [0, 1)"
-        )
+        raise UserError(f"data.valid_fraction={config.valid_fraction}: not in [0, 1)")
     score = returns(trajectories)
     chosen = np.arange(len(score))
     if config.top < 1:

@@ -12,8 +12,8 @@ several seeds of a method are evaluated together by flattening them into E.
 import difflib
 import re
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,16 +33,36 @@ def family(env_id: str) -> str:
     return re.split(r"[-/]", env_id.lower().removeprefix("mujoco/"))[0]
 
 
+class Reference(NamedTuple):
+    """The returns that score 0 and 100, and whose constants they are."""
+
+    random: float
+    expert: float
+    source: str
+
+    def score(self, returns: Any) -> Any:
+        """100 (G - random) / (expert - random); any shape."""
+        return 100 * (returns - self.random) / (self.expert - self.random)
+
+
+def reference(info: Mapping[str, Any]) -> Reference | None:
+    """Of the data set where it has its own (Minari), else D4RL's; None without."""
+    low, high = info.get("ref_min_score"), info.get("ref_max_score")
+    if low is not None and high is not None and low < high:
+        return Reference(low, high, "data set")
+    found = SCORES.get(family(info.get("env_id") or ""))
+    return None if found is None else Reference(*found, "D4RL")
+
+
 def normalized_score(env_id: str, returns: Any) -> Any:
     """100 (G - random) / (expert - random) with D4RL's constants; any shape."""
-    name = family(env_id)
-    if name not in SCORES:
+    found = reference(dict(env_id=env_id))
+    if found is None:
         raise UserError(
             f"no normalised score for {env_id!r}: report returns, or use one of "
             f"{', '.join(sorted(SCORES))}"
         )
-    low, high = SCORES[name]
-    return 100 * (returns - low) / (high - low)
+    return found.score(returns)
 
 
 def gymnasium_module() -> Any:
@@ -87,6 +107,24 @@ def make(env_id: str) -> Any:
         ) from error
     finally:
         mujoco.set_mju_user_warning(handler)
+
+
+def check_sizes(env: Any, env_id: str, info: Mapping[str, Any]) -> None:
+    """Raises UserError where a simulator's observations or actions are not the data's.
+
+    info: observation_size, action_size and perhaps name.
+    """
+    for what, space in (
+        ("observation", env.observation_space),
+        ("action", env.action_space),
+    ):
+        size = int(np.prod(space.shape))
+        if size != info[f"{what}_size"]:
+            raise UserError(
+                f"data.env_id={env_id!r} has {what}s of size {size}, "
+                f"{info.get('name') or 'the data'} of {info[f'{what}_size']}: name the "
+                "simulator that the data come from"
+            )
 
 
 def time_limit(env_id: str) -> int:
@@ -170,6 +208,11 @@ def replay(
     steps are met to the last bit of float32 all the same, which others need not do.
     """
     env = make(env_id)
+    if (qpos.shape[1], qvel.shape[1]) != (env.model.nq, env.model.nv):
+        raise UserError(
+            f"{env_id} has {env.model.nq} positions and {env.model.nv} velocities, the "
+            f"data {qpos.shape[1]} and {qvel.shape[1]}: set data.env_id to their own"
+        )
     env.reset(seed=0)
     num, horizon, _ = actions.shape
     observations = np.zeros((num, horizon, env.observation_space.shape[0]), np.float32)

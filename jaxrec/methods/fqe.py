@@ -22,6 +22,9 @@ from jaxrec.losses import value
 from jaxrec.models import control
 from jaxrec.types import Array, TrainState
 
+BYTES = 1 << 28  # of rows on the device, at most, ours
+STARTS = 10_000  # episode starts that are valued, at most, ours
+
 NAMES = (
     "observation",
     "action",
@@ -49,7 +52,8 @@ def evaluate(
 
     arrays: observation, action, reward, next_observation, terminal, timestep and
     perhaps valid_next (else taken as 1) of N rows. Rows that neither end nor have a
-    true next observation are skipped.
+    true next observation are skipped. Of a set larger than what is drawn, or than
+    BYTES, a fixed sample of the rows goes to the device; it may be memory-mapped.
 
     Returns float32 scalars: "value" and "value_std", mean and deviation over the
     episode starts (the first row, if none has timestep 0); "td_error", the root mean
@@ -57,12 +61,29 @@ def evaluate(
     """
     starts = np.flatnonzero(np.asarray(arrays["timestep"]) == 0)
     starts = starts if len(starts) else np.zeros(1, int)
+    starts = starts[:: -(-len(starts) // STARTS)]
     first = jnp.asarray(arrays["observation"][starts])
-    data = {name: jnp.asarray(arrays[name]) for name in NAMES if name in arrays}
+    present = {name: arrays[name] for name in NAMES if name in arrays}
+    data = jax.device_put(sample(present, steps * batch_size))
     data.setdefault("valid_next", jnp.ones_like(data["reward"]))
     settings = (steps, batch_size, gamma, tau, lr, tuple(widths))
     standard = control.standardiser(dict(info), True)
     return _evaluate(act, settings, state, data, first, standard, key)
+
+
+def sample(arrays: Mapping[str, Any], draws: int) -> dict[str, np.ndarray]:
+    """The rows [n, ...], or of more than `draws` or BYTES of them as many by chance.
+
+    The same ones at every call, in their order.
+    """
+    total = len(next(iter(arrays.values())))
+    row = sum(array.nbytes for array in arrays.values()) / total
+    most = max(1, min(draws, int(BYTES / row)))
+    if most >= total:
+        return dict(arrays)
+    random = np.random.default_rng(0)
+    chosen = np.sort(random.choice(total, most, replace=False, shuffle=False))
+    return {name: array[chosen] for name, array in arrays.items()}
 
 
 @partial(jax.jit, static_argnums=(0, 1))

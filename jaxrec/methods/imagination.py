@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec import logs
 from jaxrec.methods import world_evaluator
 from jaxrec.methods.world_model import Prediction
 from jaxrec.methods.world_rollout import ACTION_RULES, FOLLOWS_SOURCE, Tools
@@ -188,6 +189,7 @@ def make_produce(
         size = min(CHUNK, -(-wanted // config.horizon))
         limit = PATIENCE * -(-wanted // math.ceil(size * config.horizon * config.keep))
         parts, rows, chunk = [], 0, 0
+        progress = logs.Progress("simulated rows", wanted)
         while rows < wanted:
             if chunk == limit:
                 raise UserError(
@@ -224,6 +226,7 @@ def make_produce(
                 source, start = source[chosen], start[chosen]
             parts.append(columns(found, source, start))
             rows, chunk = rows + len(parts[-1]["reward"]), chunk + 1
+            progress.update(min(rows, wanted))
         joined = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
         return finish({k: array[:wanted] for k, array in joined.items()})
 

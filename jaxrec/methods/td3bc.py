@@ -14,7 +14,7 @@ import optax
 from jaxrec import optim
 from jaxrec.losses import value
 from jaxrec.models import control
-from jaxrec.types import Array, Batch, Method, TrainState
+from jaxrec.types import Array, Batch, Method, TrainState, UserError
 
 HPARAMS = dict(
     gamma=0.99,  # official
@@ -32,6 +32,11 @@ HPARAMS = dict(
 
 def make(config: Any, info: dict[str, Any]) -> Method:
     """TD3+BC for actions in [-1, 1]."""
+    if info.get("window"):
+        raise UserError(
+            f"td3bc learns from single transitions: data.window={info['window']} must "
+            "be 0"
+        )
     actor = control.DeterministicActor(config.widths, info["action_size"])
     critics = control.Critics(config.widths)
     critic = control.Critic(config.widths)

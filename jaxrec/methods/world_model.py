@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxrec.methods import world_rows
 from jaxrec.types import Array, Batch, TrainState, UserError
 
 # Fields of the paper that no source known to us states; spec 3.1.
@@ -69,6 +70,8 @@ class WorldModel(NamedTuple):
     act: Callable[..., Any] | None = None
     memory: Callable[[int], Any] | None = None
     produce: Callable[..., dict[str, Any]] | None = None
+    facts: Callable[..., dict[str, float]] | None = world_rows.summary
+    scores: Callable[..., Array] | None = None
     predict: Callable[..., Prediction] | None = None
     context: int = 1
     config: Any = None

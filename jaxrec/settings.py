@@ -1,0 +1,102 @@
+"""The config of a run, checked whole before anything is read or trained."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from jaxrec import evaluators, summary
+from jaxrec.errors import UserError
+from jaxrec.methods import METHODS
+
+# Fields of any method that count something there must be one of.
+SIZES = {
+    *("width", "widths", "vae_width", "num_layers", "num_heads", "max_timestep"),
+    *("filters", "heights", "kernel", "dilations"),
+    *("members", "num_actions", "delay", "unroll", "rounds", "rollout_every"),
+}
+
+
+def resolve(config: ConfigDict) -> FrozenConfigDict:
+    """Check names and ranges, drop the sections of methods not chosen, freeze.
+
+    Raises UserError naming the field, its value and what it may be.
+    """
+    config = ConfigDict(config.to_dict())
+    for name in config.stages:
+        if name not in config:
+            raise UserError(f"stage {name!r} has no section in the config")
+        section = config[name]
+        choose("method", section.method, METHODS)
+        if section.method not in section:
+            allowed = sorted(set(section) & set(METHODS))
+            raise UserError(
+                f"stage {name} of {config.name} has no settings for method "
+                f"{section.method!r}: it takes {', '.join(allowed)}"
+            )
+        for other in set(section) & set(METHODS) - {section.method}:
+            del section[other]
+        for evaluator in section.evals:
+            choose("evaluator", evaluator, evaluators.EVALS)
+        before = config.stages[: config.stages.index(name)]
+        for needed in (*section.uses, *filter(None, [section.mix.stage])):
+            if needed not in before:
+                raise UserError(f"stage {name} needs stage {needed!r} before it")
+        check_mix(name, section.mix)
+        for field in ("steps", "batch_size", "log_every", "steps_per_call"):
+            at_least(1, f"{name}.{field}", section[field])
+        for field in ("eval_every", "checkpoint_every"):  # 0 = only at the end
+            at_least(0, f"{name}.{field}", section[field])
+        for field, value in sizes(section[section.method].to_dict()):
+            at_least(1, f"{name}.{section.method}.{field}", value)
+    for field, value in config.eval.items():
+        at_least(0 if field == "seed" else 1, f"eval.{field}", value)
+    at_least(1, "num_seeds", config.num_seeds)
+    at_least(0, "seed", config.seed)
+    if config.seed + config.num_seeds > 2**32:
+        raise UserError(f"seed is {config.seed}: seeds must be below 2**32")
+    if config.select and summary.direction(config.select) == summary.NEITHER:
+        raise UserError(
+            f"select is {config.select!r}: it must name a metric that is better larger "
+            "or smaller, such as valid/ndcg@10 or valid/loss"
+        )
+    return FrozenConfigDict(config)
+
+
+def choose(what: str, name: str, table: dict[str, Any]) -> Any:
+    """table[name], or a UserError with the nearest names."""
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(str(name), table) or sorted(table)
+    raise UserError(f"{what} {name!r} is unknown; did you mean {', '.join(near)}?")
+
+
+def at_least(least: int, field: str, value: Any) -> None:
+    """Raises UserError for a number, or one of a tuple of numbers, below `least`."""
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    if any(v < least for v in values):
+        remedy = "must be positive" if least == 1 else f"must be {least} or more"
+        raise UserError(f"{field} is {value}: {remedy}")
+
+
+def check_mix(name: str, mix: Any) -> None:
+    """Raises UserError for a share of no stage, or no share."""
+    if not 0 <= mix.fraction <= 1:
+        raise UserError(
+            f"{name}.mix.fraction is {mix.fraction}: it is the share of a batch, 0 to 1"
+        )
+    if mix.fraction and not mix.stage:
+        raise UserError(
+            f"{name}.mix.fraction is {mix.fraction} of no stage: set {name}.mix.stage, "
+            "or the fraction to 0"
+        )
+
+
+def sizes(hparams: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(field, value) of a method's settings, nested ones too, that are SIZES."""
+    for name, value in hparams.items():
+        if isinstance(value, Mapping):
+            yield from sizes(value, f"{prefix}{name}.")
+        elif name in SIZES:
+            yield prefix + name, value
