@@ -1,7 +1,5 @@
 """Q-learning recommenders: which method becomes which, what they learn and refuse."""
 
-import importlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,13 +9,10 @@ import toy_sessions
 from ml_collections import ConfigDict
 from toy_recommenders import BATCH, apart, batch_of, data, make, run, start
 
-from jaxrec import evaluators, experiment, sharding, train
 from jaxrec.methods import (
     ce,
     copies,
-    dqn_ns,
     lea,
-    prl,
     proxy,
     recommender,
     sa2c,
@@ -29,7 +24,6 @@ from jaxrec.methods import (
     vpq,
 )
 from jaxrec.models import recommender as networks
-from jaxrec.types import TrainState, UserError
 
 
 def test_transitions_by_hand():
@@ -133,16 +127,11 @@ def test_smorl_of_accuracy_alone_is_sqn():
         jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[1:], b[1:]), *heads)
 
 
-def info_with(module, name, **changes):
-    section = ConfigDict(dict(method=name))
-    section[name] = ConfigDict(module.HPARAMS | changes)
-    section[name].encoder.width = 16
-    return data().info | dict(stages=dict(teacher=(section, None)))
-
-
 def test_lea_with_weights_of_zero_is_its_backbone():
     weights = dict(proposal_ce=0.0, proposal_td=0.0, similarity=0.0)
-    method = toy.build(lea, info=info_with(ce, "ce"), proposals=2, **weights)
+    method = toy.build(
+        lea, info=toy.info_with_teacher(ce, "ce"), proposals=2, **weights
+    )
     same(
         make(sqn),
         method,
@@ -150,14 +139,6 @@ def test_lea_with_weights_of_zero_is_its_backbone():
         lambda params: params["network"],
         earlier=dict(teacher=start(make(ce))),
     )
-
-
-def test_prl_without_its_prompt_is_cross_entropy():
-    one, two = make(ce), make(prl, prompt="off")
-    base = start(one)
-    other = start(two).replace(params=dict(network=base.params))
-    a, b = run(one, base, 3)[0][-1], run(two, other, 3)[0][-1]
-    assert apart(a.params, b.params["network"]) < 2e-6
 
 
 def values(params, event):
@@ -298,144 +279,3 @@ def test_chunks_give_the_plain_softmax():
     a, b = make(ce), make(ce, chunk=13)
     one, two = (run(m, start(m), 2)[0][-1].params for m in (a, b))
     assert apart(one, two) < 1e-5
-
-
-def two_kinds(num_sessions=300):
-    """Sessions of four events: a first one that tells nothing, then purchases alone
-    (items 11 to 20) or clicks alone (1 to 10)."""
-    draw = np.random.default_rng(5)
-    buys = draw.integers(2, size=num_sessions)
-    item = 1 + draw.integers(10, size=(num_sessions, 4)) + 10 * buys[:, None]
-    item[:, 0] = draw.integers(1, 21, num_sessions)
-    kind = np.repeat(buys[:, None], 4, 1)
-    kind[:, 0] = 0
-    reward = np.where(kind == 1, 1.0, 0.2).astype(np.float32)
-    to_go = np.cumsum(reward[:, ::-1], 1)[:, ::-1]
-    place = np.tile(np.arange(4, dtype=np.int32), (num_sessions, 1))
-    after = np.pad(item[:, 1:], ((0, 0), (0, 1)))
-    columns = dict(item=item, next_item=after, kind=kind, timestep=place)
-    columns = {k: v.astype(np.int32) for k, v in columns.items()}
-    columns |= dict(remaining=3 - place, reward=reward, reward_to_go=to_go)
-    columns |= dict(done=(place == 3).astype(np.float32))
-    train = {k: np.ascontiguousarray(v).reshape(-1) for k, v in columns.items()}
-    info = data().info | dict(
-        mean_return=to_go.mean(0).astype(np.float32),
-        item_count=np.bincount(train["item"], minlength=toy_sessions.VOCAB),
-        num_rows=len(train["item"]),
-        train=train,
-    )
-    return data()._replace(train=train, info=info)
-
-
-def test_prl_is_led_by_its_prompt():
-    """A higher prompted return raises the share of purchases among recommendations."""
-    dataset = two_kinds()
-    options = dict(info=dataset.info, optim=dict(lr=1e-2), prompt_dropout=0.1)
-    method = toy.build(prl, **options)
-    batch = lambda step: batch_of(step, dataset)  # noqa: E731
-    init = toy.jit(lambda key: method.init(key, batch(0), {}))
-    state, loss = toy.train(method, init(jax.random.key(0)), 300, batch)
-    assert loss[-20:].mean() < loss[:5].mean()
-    items = jnp.zeros((20, toy_sessions.SEQ_LEN), jnp.int32)
-    items = items.at[:, 0].set(jnp.arange(1, 21))
-    ones = jnp.ones(20, jnp.int32)
-
-    def share(mu):
-        ranks = toy.jit(toy.build(prl, prompt_mu=mu, **options).scores)
-        scores = ranks(state, items, ones, ones)
-        np.testing.assert_array_equal(scores, ranks(state, items, ones, ones))
-        return np.mean(np.argmax(np.asarray(scores), axis=1) > 10)
-
-    assert share(2.0) > 0.9 and share(0.5) < 0.1
-
-
-@pytest.mark.slow
-def test_a_higher_prompt_sells_more_to_simulated_users(tmp_path):
-    config = importlib.import_module("configs.prl").get_config()
-    config.data.update(num_users=8_000, data_dir=str(tmp_path / "data"))
-    config.train.update(steps=3_000, log_every=500, eval_every=0, checkpoint_every=0)
-    config.train.prl.encoder.width = 32
-    config.train.evals = ()
-    config.mesh = dict(data=1, model=1)
-    config.eval.users = 1_000
-    config = experiment.resolve(config)
-    mesh = sharding.make_mesh(1, 1)
-    stage = experiment.build(config, "train", mesh, {})
-    state, _ = train.train(stage, tmp_path, {}, {}, lambda: 0)
-    found = {}
-    for mu in (0.5, 2.0):
-        hparams = ConfigDict(config.train.prl.to_dict() | dict(steps=1, prompt_mu=mu))
-        method = prl.make(hparams, stage.dataset.info)
-        found[mu] = evaluators.users(config, method, stage.dataset)(state, None)
-    low, high = found[0.5], found[2.0]
-    error = np.hypot(low["users/reward_std"], high["users/reward_std"]) / 1_000**0.5
-    assert high["users/reward"] > low["users/reward"] + 2 * error
-    assert high["users/purchases"] > 1.1 * low["users/purchases"]
-    share = [
-        f["users/purchases"] / (f["users/purchases"] + f["users/clicks"])
-        for f in (low, high)
-    ]
-    assert share[1] > share[0]
-
-
-def one_line(match, call, *args, **changes):
-    with pytest.raises(UserError, match=match) as error:
-        call(*args, **changes)
-    assert "\n" not in str(error.value)
-
-
-def test_what_cannot_work_is_refused():
-    build, lone = toy.build, data().info | dict(num_items=1)
-    one_line("no sessions of items", build, sqn, info=dict(name="toy/linear"))
-    one_line("positions 'every' is unknown", build, ce, positions="every")
-    one_line(
-        "tied=True: states of encoder caser have 64",
-        build,
-        ce,
-        tied=True,
-        encoder=dict(name="caser", heights=(2, 3, 4)),
-    )
-    for module in (snqn, sa2c, dqn_ns):
-        one_line("negatives=-1: this needs", build, module, negatives=-1)
-        one_line("have no item beside", build, module, info=lone)
-    one_line("negatives=0: this needs 1", build, sa2c, negatives=0)
-    build(snqn, info=lone, negatives=0)
-    build(dqn_ns, negatives=0)
-    one_line("negatives=0", build, ce, softmax="sampled", negatives=0)
-    one_line("have no item beside", build, ce, softmax="sampled", info=lone)
-
-
-def test_teachers_and_tables_that_are_not_there_are_refused():
-    build = toy.build
-    many = info_with(ce, "ce")
-    one_line("proposals=20: must be 1 to 19", build, lea, info=many, proposals=20)
-    build(lea, info=many, proposals=19)
-    one_line("teacher_stage='teacher': name an earlier", build, lea)
-    for module, name in ((dqn_ns, "dqn_ns"), (prl, "prl")):
-        info = info_with(module, name)
-        one_line(f"{name} trains no softmax head on states", build, lea, info=info)
-    build(lea, info=info_with(prl, "prl", prompt="off"))
-    counted = TrainState(jnp.int32(0), {}, None)
-    for method, stage in ((make(smorl), "embed"), (build(lea, info=many), "teacher")):
-        init = lambda **earlier: method.init(jax.random.key(0), batch_of(), earlier)  # noqa
-        one_line(f"stage '{stage}' is not among the earlier ones", init)
-        one_line(f"stage '{stage}' trains no item table", init, **{stage: counted})
-
-
-def test_parameters_of_earlier_stages_are_found_wherever_they_lie():
-    for method in (make(ce), make(prl), make(dqn_ns)):
-        found = recommender.network_params("one", dict(one=start(method)))
-        assert found["item_table"]["embedding"].shape == (toy_sessions.VOCAB, 16)
-
-
-def test_configs_reach_the_second_phase_and_need_no_idle_teacher():
-    def config(name, arg):
-        return importlib.import_module(f"configs.{name}").get_config(arg)
-
-    for name in ("sac", "sa2c", "vpq"):
-        short = config(name, "smoke").train
-        assert short[name].switch < short.steps
-        assert config(name, "").train[name].switch == 15_000
-    own = config("lea", "vectors")
-    assert own.stages == ("train",) and own.train.uses == ()
-    assert config("lea", "smoke").stages == ("teacher", "train")

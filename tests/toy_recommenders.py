@@ -30,6 +30,14 @@ def build(module, function="make", info=None, **changes):
     return getattr(module, function)(FrozenConfigDict(config), info)
 
 
+def info_with_teacher(module, name, **changes):
+    """Of the toy data after a stage `teacher` that runs the method."""
+    section = ConfigDict(dict(method=name))
+    section[name] = ConfigDict(module.HPARAMS | changes)
+    section[name].encoder.width = 16
+    return data().info | dict(stages=dict(teacher=(section, None)))
+
+
 _methods = {}
 
 
