@@ -166,9 +166,8 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     ) -> dict[str, Array]:
         """Continue sessions by `horizon` items that were not shown before.
 
-        (The log seldom shows an item twice; a world is wrong about what it never saw,
-        and without this rule serving the best item for the world earns less than
-        random items.)
+        (A world misjudges repeats: in the simulator its best item earned 0.9 a user
+        with them and 3.9 without.)
 
         begun: items, kinds int32[B, window] from the left, length int32[B].
         planned: int32[B, horizon], the source's own items, 0 after its end. Returns
@@ -192,8 +191,10 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             proposals = pass_over(proposals, items)
             proposals += jax.random.gumbel(key_item, proposals.shape)
             count = min(config.candidates, info["num_items"])
-            among = jax.lax.top_k(proposals, count)[1]  # draws without replacement
-            best = jnp.argmax(jnp.take_along_axis(worth, among, axis=1), axis=1)
+            # The best of perturbed logits are draws without replacement.
+            logits, among = jax.lax.top_k(proposals, count)
+            worth = jnp.take_along_axis(worth, among, axis=1)
+            best = jnp.argmax(jnp.where(jnp.isfinite(logits), worth, -jnp.inf), axis=1)
             item = among[rows, best].astype(jnp.int32)
             own = jax.random.uniform(key_follow, item.shape) < config.follow
             item = jnp.where(own & (planned > 0), planned, item)
