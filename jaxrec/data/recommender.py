@@ -22,6 +22,7 @@ from jaxrec.data import (
     readers,
     shared,
     simulated,
+    tables,
     tfds_events,
 )
 from jaxrec.data.events import Events
@@ -39,7 +40,7 @@ READERS: dict[str, Callable[[Any], Events]] = {
     "recbole": readers.recbole,
     "sasrec": readers.sasrec,
     "gru4rec": readers.gru4rec,
-    "table": readers.table,
+    "table": tables.load,
     "shared": shared.load,
     "tfds": tfds_events.load,
 }

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxrec.data import events, files, readers, text
+from jaxrec.data import events, files, readers, tables, text
 from jaxrec.data.events import Events
 from jaxrec.types import UserError
 
@@ -48,7 +48,7 @@ def _retailrocket_events(path, config):
     columns |= dict(time="timestamp", event="event")
     words = dict(purchase="addtocart,transaction", ignore="")
     file = str(path / "events.tsv.gz")
-    return readers.table(_with(config, path=file, columns=columns, **words))
+    return tables.load(_with(config, path=file, columns=columns, **words))
 
 
 def _retailrocket_clicks(path, config):
@@ -69,7 +69,7 @@ def _yoochoose(path, config):
 def _ml_1m(path, config):
     columns = dict(user="user_id", item="item_id", time="order", rating="rating")
     file = str(path / "events.tsv.gz")
-    log = readers.table(_with(config, path=file, columns=columns))
+    log = tables.load(_with(config, path=file, columns=columns))
     names = ("id", "title", "genres")
     wanted = dict(id="int", title="text", genres="text")
     catalogue = text.read(path / "ml1m_items.dat", wanted, "\t", names)

@@ -49,6 +49,12 @@ def write(log: Events, directory: Path | str, name: str) -> Path:
     columns = _columns(log)
     temporary = final.with_name(f".{VERSION}.{uuid.uuid4().hex[:8]}")
     try:
+        import array_record.python.array_record_module  # noqa: F401  not on Windows
+    except ImportError as error:
+        raise UserError(
+            f"writing {final} needs array_record ({error}): pip install array_record"
+        ) from error
+    try:
         temporary.mkdir(parents=True)
         _write(columns, part, log.facts, temporary, name)
         _check(temporary, name, np.bincount(part, minlength=len(SPLITS)))
