@@ -8,15 +8,12 @@ at the edge of the statistical precipice", section 4). No JAX is imported.
 """
 
 import argparse
-import csv
 import difflib
-import io
 import itertools
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -36,6 +33,7 @@ from jaxrec.runs import (
     warn,
 )
 from jaxrec.statistics import bootstrap_iqm, estimate, improvement
+from jaxrec.tables import aligned, final_table, to_csv
 
 __all__ = ["final_table", "main", "plot_run", "report"]
 
@@ -136,85 +134,6 @@ def _nearest(name: str, names: Iterable[str]) -> str:
     return f"; nearest: {', '.join(near)}" if near else ""
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, tuple):
-        middle, low, high = map(_text, value)
-        return middle if low == "-" else f"{middle} [{low}, {high}]"
-    if isinstance(value, float):
-        text = f"{value:.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.4g}"
-        return text if np.isfinite(value) else "-"
-    return str(value)
-
-
-def aligned(rows: Sequence[Mapping[str, Any]], markdown: bool = True) -> str:
-    """Rows of equal keys as a table; a tuple is (middle, lower, upper bound)."""
-    cells = [list(rows[0]), *([_text(v) for v in row.values()] for row in rows)]
-    if markdown:
-        cells = [[cell.replace("|", "\\|") for cell in line] for line in cells]
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    lines = [[c.ljust(w) for c, w in zip(line, widths)] for line in cells]
-    if not markdown:
-        return "\n".join("  ".join(line).rstrip() for line in lines)
-    lines.insert(1, ["-" * w for w in widths])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV; (middle, lower, upper) fill NAME, NAME_low, NAME_high."""
-    flat = []
-    for row in rows:
-        out: dict[str, Any] = {}
-        for name, value in row.items():
-            ends = ("", "_low", "_high") if isinstance(value, tuple) else ("",)
-            values = value if isinstance(value, tuple) else (value,)
-            for end, v in zip(ends, values):
-                out[name + end] = "" if isinstance(v, float) and np.isnan(v) else v
-        flat.append(out)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return text.getvalue()
-
-
-def final_table(summary: Mapping[str, Any]) -> str:
-    """A small plain-text table of a finished run's summary, for the terminal."""
-    rows, notes = [], []
-    for stage, part in summary["stages"].items():
-        last, best = part.get("last") or {}, part.get("best") or {}
-        rest = brief(choose(last.keys() - {HEADLINE}))
-        for name in [HEADLINE, *rest] if HEADLINE in last else rest:
-            row = {"stage": stage, "metric": name}
-            columns = {"last": last, "best": best}
-            if part.get("selected"):  # at the step that the validation set chose
-                columns["selected"] = part["selected"]
-            for which, values in columns.items():
-                row[which] = estimate(np.array(numbers(values.get(name, []))))
-            rows.append(row)
-        facts = [f"{part.get('steps', '?')} steps"]
-        for key, unit in (("seconds", "s"), ("steps_per_second", "steps/s")):
-            facts += [f"{part[key]:.4g} {unit}"] if part.get(key) is not None else []
-        if part.get("parameters"):
-            facts.append(f"{part['parameters']:,} parameters")
-        notes.append(f"{stage}: {', '.join(facts)}")
-    if summary.get("num_seeds", 1) > 1:
-        notes.append(f"mean [95% interval] over {summary['num_seeds']} seeds")
-    facts = [data_text(summary), summary.get("device")]
-    notes.append(", ".join(str(fact) for fact in facts if fact))
-    return "\n".join([aligned(rows, markdown=False) if rows else "", *notes]).strip()
-
-
-def brief(names: Sequence[str]) -> list[str]:
-    """Of many cut-offs the usual ones; `summary.json` and `--metric` have them all."""
-    shown = ("ndcg@10", "hr@10", "coverage@10")
-    return [
-        name
-        for name in names
-        if not name.endswith("/count")
-        and ("@" not in name or name.rsplit("/")[-1] in shown)
-    ]
-
-
 def report(
     arguments: Sequence[str],
     out: str | os.PathLike,
@@ -278,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--metrics",
         default="",
         help="comma-separated; default "
-        f"{HEADLINE}, else eval/*, valid/*, test/* and train/loss",
+        f"{HEADLINE}, else eval/*, valid/*, test/*, world/* and train/loss",
     )
     parser.add_argument(
         "--iqm",

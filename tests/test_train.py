@@ -4,11 +4,13 @@ import json
 import shutil
 from types import SimpleNamespace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 from jaxrec import program, seeds, sharding, train
 from jaxrec.errors import Interrupted, UserError
@@ -94,16 +96,65 @@ def lines(folder):
     return [{k: v for k, v in json.loads(x).items() if k != "wall"} for x in found]
 
 
-def assert_same(ours, theirs):
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
-
-
 def test_cadences_share_a_divisor():
     stage = make_stage()
     assert program.steps_per_call(stage.config) == 5
     stage.config.eval_every = 0
     stage.config.checkpoint_every = 0
     assert program.steps_per_call(stage.config) == 10
+    # Cadences that never come round do not bind; the last call may be shorter.
+    stage.config.steps, stage.config.log_every = 47, 1_001
+    assert program.steps_per_call(stage.config) == 10
+    sizes = [program.call_size(stage.config, step) for step in (0, 10, 17, 40)]
+    assert sizes == [10, 10, 3, 7]
+    stage.config.steps = 4
+    assert program.steps_per_call(stage.config) == 4
+
+
+@pytest.mark.parametrize("limit", [1 << 30, 0])
+def test_a_last_call_that_is_shorter_resumes_bit_for_bit(tmp_path, limit):
+    """47 steps are nine calls of five updates and one of two."""
+    fields = dict(steps=47, device_data_limit=limit)
+    whole = run(make_stage(**fields), tmp_path / "whole")
+    assert [line["step"] for line in lines(tmp_path / "whole")] == [20, 30, 40, 47]
+    with pytest.raises(Interrupted, match="saved at step 45 of 47"):
+        run(make_stage(**fields), tmp_path / "parts", 9)
+    chex.assert_trees_all_equal(whole, run(make_stage(**fields), tmp_path / "parts"))
+    assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
+    assert int(whole.step) == 47
+    # A longer run passes through the same states: calls are at the same places.
+    longer = tmp_path / "longer"
+    with pytest.raises(Interrupted, match="saved at step 45 of 60"):
+        run(make_stage(device_data_limit=limit), longer, 9)
+    one, two = ((tmp_path / x / "checkpoints" / "45") for x in ("parts", "longer"))
+    chex.assert_trees_all_equal(ocp.load(one), ocp.load(two))
+
+
+def test_lines_that_are_lost_are_not_trained_over(tmp_path):
+    run(make_stage(steps=45), tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    kept = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(kept[:2]))  # up to step 30; those of 40 and 45 are gone
+    with pytest.raises(UserError, match="ends at step 30, its lines up to step 40"):
+        run(make_stage(), tmp_path)
+    path.write_text("".join(kept[:3]))
+    run(make_stage(), tmp_path)
+    assert [line["step"] for line in lines(tmp_path)] == [20, 30, 40, 60]
+
+
+def test_the_headline_stays_beside_the_bar_until_its_next_value():
+    stage = make_stage(headline="eval/score")
+    shown = train.headline(stage, {"train/loss": 2.0})
+    assert shown == "train/loss 2"
+    shown = train.headline(stage, {"eval/score": np.array([1.0, 2.0])}, shown)
+    assert shown == "eval/score 1.5"
+    assert train.headline(stage, {"train/loss": 1.0}, shown) == shown
+    line = {"train/loss": 1.0, "eval/score": 3.0}
+    assert train.headline(stage, line, shown) == "eval/score 3"
+    stage = make_stage(headline="train/loss")
+    shown = train.headline(stage, {"train/loss": 2.0})
+    assert shown == train.headline(stage, {"eval/score": 5.0}, shown) == "train/loss 2"
+    assert train.headline(stage, {"train/loss": 1.0}, shown) == "train/loss 1"
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 5, 11])
@@ -113,7 +164,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, stop_at):
     with pytest.raises(Interrupted, match=f"saved at step {5 * stop_at} of 60"):
         run(make_stage(), tmp_path / "parts", stop_at)
     parts = run(make_stage(), tmp_path / "parts")
-    assert_same(whole, parts)
+    chex.assert_trees_all_equal(whole, parts)
     assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
 
 
@@ -124,14 +175,14 @@ def test_a_lost_tail_is_trained_again(tmp_path):
     shutil.rmtree(tmp_path / "killed" / "checkpoints" / "60")
     with (tmp_path / "killed" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 61, "tra')
-    assert_same(whole, run(make_stage(), tmp_path / "killed"))
+    chex.assert_trees_all_equal(whole, run(make_stage(), tmp_path / "killed"))
     assert lines(tmp_path / "whole") == lines(tmp_path / "killed")
 
 
 def test_streaming_gives_the_same_run(tmp_path):
     whole = run(make_stage(), tmp_path / "device")
     streamed = run(make_stage(device_data_limit=0), tmp_path / "stream")
-    assert_same(whole, streamed)
+    chex.assert_trees_all_equal(whole, streamed)
     assert lines(tmp_path / "device") == lines(tmp_path / "stream")
 
 
@@ -150,7 +201,7 @@ def test_seeds_in_one_program_equal_separate_runs(tmp_path):
     streamed = run(
         make_stage(num_seeds=3, seed=7, device_data_limit=0), tmp_path / "stream"
     )
-    assert_same(many, streamed)
+    chex.assert_trees_all_equal(many, streamed)
 
 
 RULES = (("table/weights", (None, "model")),)
@@ -170,7 +221,7 @@ def test_meshes_agree_and_rules_place_the_optimiser_too(tmp_path, mesh, num_seed
         assert leaf.sharding.device_set == set(jax.devices()[: mesh[0] * mesh[1]])
         assert leaf.addressable_shards[0].data.shape[-1] == 8 // mesh[1]
     resumed = run(stage, tmp_path / "split")
-    assert_same(split, resumed)
+    chex.assert_trees_all_equal(split, resumed)
 
 
 def test_rules_fail_at_the_start(tmp_path):
@@ -191,6 +242,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
     with pytest.raises(UserError, match="not finite at step 31"):
         run(make_stage(dataset=probe_data(poison=True)), tmp_path)
     assert (tmp_path / "checkpoints" / "30").is_dir()
+    with pytest.raises(UserError, match="at step 1, before anything was learnt"):
+        run(make_stage(dataset=probe_data(poison=True)), tmp_path / "new")
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
