@@ -248,3 +248,16 @@ def test_directory_prefers_the_argument(monkeypatch, tmp_path):
     monkeypatch.setenv("JAXREC_DATA", "/data")
     assert str(cache.directory("")) == "/data"
     assert cache.directory("~/mine") == tmp_path / "mine"
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_built(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    def build():
+        raise AssertionError("hours of work for nothing")
+
+    for root in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match="cannot write .*config.data_dir"):
+            cache.cached(root, "name", {}, build)
+    cache.cached(tmp_path / "new", "name", {}, lambda: (dict(a=np.zeros(2)), {}))
+    assert len(list((tmp_path / "new").iterdir())) == 1

@@ -70,6 +70,8 @@ def test_importing_the_package_imports_no_extras():
         ((*TOY, "--config.mesh.model=64"), ["mesh.model"]),
         ((TOY[0], "--config.data.source=npz", "--config.data.path=no.npz"), ["no.npz"]),
         ((), ["--config=configs/otto.py"]),
+        (("--config.seed=1", TOY[0]), ["error: put --config=FILE first", "seed=1"]),
+        (("--config=configs/otto_study.py:cql,mqc",), ["error: base 'mqc'", "mcq"]),
         ((TOY[0], "--config.data.name=Hoper-v4/medium"), ["Hoper-v4", "Hopper-v4"]),
     ],
 )

@@ -172,6 +172,18 @@ def test_metrics_shown_without_a_headline(tmp_path):
     assert (row["metric"], row["last"], row["last_low"]) == ("train/q", "5.0", "")
 
 
+def test_world_models_are_shown_horizon_by_horizon(tmp_path):
+    last = {f"world/rmse@{h}": 0.1 * h for h in (10, 1, 5)}
+    last |= {"world/spearman": 0.5, "train/loss": 1.0, "train/q": 2.0}
+    run, out = write_run(tmp_path / "a", 0, last), tmp_path / "out"
+    assert run_main(run, f"--out={out}") == 0
+    shown = [row["metric"] for row in read_csv(out / "table.csv")]
+    wanted = [f"world/rmse@{h}" for h in (1, 5, 10)]
+    assert shown == ["train/loss", *wanted, "world/spearman"]
+    text = report.final_table(json.loads((run / "summary.json").read_text()))
+    assert [line.split()[1] for line in text.splitlines()[1:6]] == shown
+
+
 def test_broken_and_unfinished_runs(tmp_path, capsys):
     write_run(tmp_path / "good", 0, {SCORE: 50.0})
     stopped = write_run(tmp_path / "stopped", 1, {SCORE: 60.0}, finished=False)
@@ -283,7 +295,9 @@ def test_plots_of_one_run(tmp_path):
 def test_final_table(tmp_path):
     last = {SCORE: [1.0, 2.0, 3.0], "train/loss": [0.5, 0.5, 0.5], "train/q": [1, 2, 3]}
     run = write_run(tmp_path / "a", 0, last, num_seeds=3, best={SCORE: [4.0, 4.0, 4.0]})
-    text = report.final_table(json.loads((run / "summary.json").read_text()))
+    summary = json.loads((run / "summary.json").read_text())
+    summary["data"]["reference"] = dict(random=-20.27, expert=3234.3, source="D4RL")
+    text = report.final_table(summary)
     lines = [line.split("  ") for line in text.splitlines()]
     cells = [[cell.strip() for cell in line if cell] for line in lines]
     assert cells[0] == ["stage", "metric", "last", "best"]
@@ -292,6 +306,7 @@ def test_final_table(tmp_path):
     assert cells[3:] == [
         ["train: 40 steps, 2 s, 20 steps/s, 1,234 parameters"],
         ["mean [95% interval] over 3 seeds"],
+        ["scores 0 and 100: D4RL's -20.27 and 3234"],
         ["gym/Hopper-v4/medium 7 Hopper-v4, cpu"],
     ]
 
