@@ -80,6 +80,7 @@ class GRU(nn.Module):
         b_ru = self.param(f"gates_bias_{name}", ones, (2 * n,))
         w_c = self.param(f"candidate_kernel_{name}", glorot, (D + n, n))
         b_c = self.param(f"candidate_bias_{name}", zeros, (n,))
+        x = x.swapaxes(0, 1)  # time first, once: the products are three times as wide
         of_x = x @ jnp.concatenate([w_ru[:D], w_c[:D]], axis=1)
         of_x = of_x + jnp.concatenate([b_ru, b_c])[None, None]
 
@@ -90,8 +91,8 @@ class GRU(nn.Module):
             h = u * h + (1 - u) * c
             return h, h
 
-        start = jnp.zeros((x.shape[0], n), of_x.dtype)
-        return jnp.moveaxis(jax.lax.scan(step, start, of_x.swapaxes(0, 1))[1], 0, 1)
+        start = jnp.zeros((x.shape[1], n), of_x.dtype)
+        return jnp.moveaxis(jax.lax.scan(step, start, of_x)[1], 0, 1)
 
 
 class Caser(nn.Module):
