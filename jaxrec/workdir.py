@@ -44,9 +44,13 @@ def settle_config(workdir: Path, config: FrozenConfigDict) -> None:
         if ours.get(field) != theirs.get(field) and field not in FREE_FIELDS
     ]
     if different:
-        shown = [f"{f} is {theirs.get(f)} there, {ours.get(f)} here" for f in different]
-        more = len(shown) - SHOWN
-        shown = shown[:SHOWN] + ([f"and {more} more"] if more > 0 else [])
+        both = [field for field in different if field in ours and field in theirs]
+        shown = [
+            f"{field} is {theirs.get(field)} there, {ours.get(field)} here"
+            for field in (both or different)[:SHOWN]
+        ]
+        if more := len(different) - len(shown):
+            shown.append(f"and {more} more")
         raise UserError(
             f"{workdir} holds a run of another config ({'; '.join(shown)}): "
             "use another --workdir"

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,7 +96,7 @@ def test_padding_is_ignored_in_actions_and_gradients():
     _, state, step = started()
     a = step(state, batch, jax.random.key(1))[0].params
     b = step(state, changed, jax.random.key(1))[0].params
-    jax.tree.map(np.testing.assert_array_equal, a, b)
+    chex.assert_trees_all_equal(a, b)
 
 
 def test_loss_is_of_the_actions_alone_and_by_hand():
@@ -130,7 +131,7 @@ def test_ten_steps_are_finite_and_the_loss_falls():
     batch, found = batch_of(), []
     for number in range(60):
         state, metrics = step(state, batch, jax.random.key(number))
-        assert all(np.isfinite(x) for x in metrics.values())
+        chex.assert_tree_all_finite(metrics)
         found.append(float(metrics["loss"]))
     assert int(state.step) == 60
     assert np.mean(found[-10:]) < 0.7 * np.mean(found[:5])

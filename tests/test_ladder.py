@@ -10,6 +10,7 @@ import importlib
 import tempfile
 from pathlib import Path
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -125,13 +126,13 @@ def test_steps_are_finite_and_one_batch_is_learnt(method):
 
     state, metrics = steps(state)
     assert int(state.step) == 60
-    for name, value in metrics.items():
-        assert value.shape == (60,) and np.isfinite(value).all(), name
+    chex.assert_shape(list(metrics.values()), (60,))
+    chex.assert_tree_all_finite(metrics)
     if state.opt_state is None:
         return  # it counts, and has counted
     loss = np.asarray(metrics["loss"])
     assert loss[-10:].mean() < loss[:3].mean()
-    jax.tree.map(lambda a, b: a.shape == b.shape or 1 / 0, before, state)
+    chex.assert_trees_all_equal_shapes_and_dtypes(before, state)
     moved = [
         bool((np.asarray(a) != np.asarray(b)).any())
         for a, b in zip(jax.tree.leaves(before.params), jax.tree.leaves(state.params))
@@ -146,7 +147,7 @@ def test_resume_is_exact(tmp_path, method):
     with pytest.raises(Interrupted, match="saved at step 10"):
         run(stage, earlier, tmp_path / "parts", 20, stop_at=2)
     parts = run(stage, earlier, tmp_path / "parts", 20)
-    jax.tree.map(np.testing.assert_array_equal, whole, parts)
+    chex.assert_trees_all_equal(whole, parts)
 
 
 @pytest.mark.slow
@@ -156,8 +157,7 @@ def test_meshes_agree(tmp_path, method, mesh):
     """Ten steps: chaos takes the sums' other order apart after that."""
     one = run(*build(method), tmp_path / "one", 10)
     many = run(*build(method, mesh), tmp_path / "many", 10)
-    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(many.params)):
-        np.testing.assert_allclose(a, b, rtol=2e-2, atol=2e-4)
+    chex.assert_trees_all_close(one.params, many.params, rtol=2e-2, atol=2e-4)
 
 
 @pytest.mark.slow
@@ -171,8 +171,7 @@ def test_seeds_in_one_program_equal_separate_runs(tmp_path, method):
         before = {name: seeds.pick(state, number, 2) for name, state in earlier.items()}
         one = run(alone, before, tmp_path / str(number), 10)
         picked = seeds.pick(many, number, 2)
-        for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(picked.params)):
-            np.testing.assert_allclose(a, b, rtol=2e-2, atol=2e-4)
+        chex.assert_trees_all_close(one.params, picked.params, rtol=2e-2, atol=2e-4)
 
 
 @pytest.mark.parametrize("name", named(CONFIGS))

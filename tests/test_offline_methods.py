@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from jaxrec import seeds
 from jaxrec.losses import value
-from jaxrec.methods import bc, cql, fqe, iql, mcq, td3bc
+from jaxrec.methods import bc, cql, iql, mcq, td3bc
 from jaxrec.models import control
 from jaxrec.types import UserError
 
@@ -79,10 +80,11 @@ def test_shapes_and_finite(name):
     state, metrics = step_once(name, state, batch)
     assert int(state.step) == 1
     assert "loss" in metrics
-    assert all(x.shape == () and jnp.isfinite(x) for x in metrics.values())
     sums = jax.jit(method.eval_step)(state, batch, jax.random.key(2))
     assert sums["count"] == B
-    assert all(x.shape == () and jnp.isfinite(x) for x in sums.values())
+    for scalars in (metrics, sums):
+        chex.assert_shape(list(scalars.values()), ())
+        chex.assert_tree_all_finite(scalars)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -90,7 +92,7 @@ def test_act_is_deterministic_in_range_and_uses_the_states_statistics(name):
     method, state, _ = started(name)
     observation = batch_of()["observation"]
     action = method.act(state, observation, jax.random.key(0))
-    assert action.shape == (B, AD)
+    chex.assert_shape(action, (B, AD))
     assert jnp.max(jnp.abs(action)) <= 1.0
     np.testing.assert_array_equal(
         action, method.act(state, observation, jax.random.key(9))
@@ -100,6 +102,13 @@ def test_act_is_deterministic_in_range_and_uses_the_states_statistics(name):
     np.testing.assert_allclose(
         method.act(moved, observation + 1.0, jax.random.key(0)), action, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("name", ["bc", "td3bc"])
+def test_windows_are_refused(name):
+    config = ConfigDict(MODULES[name].HPARAMS | dict(steps=10, batch_size=B))
+    with pytest.raises(UserError, match=f"^{name} learns from .*data.window=5 must"):
+        MODULES[name].make(FrozenConfigDict(config), INFO | dict(window=5))
 
 
 def test_who_standardises_observations():
@@ -302,58 +311,3 @@ def test_bandit(name):
         assert action == pytest.approx(TD3BC, abs=0.1)
     else:
         assert MEAN + 0.15 < action < BEST + 0.15
-
-
-# A corridor of three cells; action > 0 moves right with reward 1, the last cell ends
-# the episode; action < 0 stays for nothing. Always right: 1 + 0.9 + 0.81 = 2.71.
-
-
-def corridor(episodes=200):
-    draw, rows = np.random.default_rng(0), []
-    for _ in range(episodes):
-        cell = 0
-        for t in range(6):  # six steps are a time limit, not an end
-            a = draw.uniform(-1, 1)
-            right = a > 0
-            nxt = cell + right
-            rows.append((cell, a, float(right), min(nxt, 2), float(nxt == 3), t))
-            cell = nxt
-            if nxt == 3:
-                break
-    cell, action, reward, nxt, terminal, t = map(np.array, zip(*rows, strict=True))
-    return dict(
-        observation=np.eye(3, dtype=np.float32)[cell],
-        action=action[:, None].astype(np.float32),
-        reward=reward.astype(np.float32),
-        next_observation=np.eye(3, dtype=np.float32)[nxt],
-        terminal=terminal.astype(np.float32),
-        valid_next=np.ones(len(cell), np.float32),
-        timestep=t.astype(np.int32),
-    )
-
-
-@pytest.mark.parametrize("direction, want", [(0.5, 2.71), (-0.5, 0.0)])
-def test_fitted_q_evaluation_of_a_corridor(direction, want):
-    arrays = corridor()
-    info = dict(
-        observation_mean=arrays["observation"].mean(0),
-        observation_std=arrays["observation"].std(0),
-    )
-
-    def act(state, observation, key):
-        return jnp.full((len(observation), 1), direction)
-
-    found = fqe.evaluate(
-        act,
-        None,
-        arrays,
-        info,
-        jax.random.key(0),
-        steps=2000,
-        batch_size=64,
-        gamma=0.9,
-        lr=1e-3,
-        widths=(32, 32),
-    )
-    assert found["value"] == pytest.approx(want, abs=0.15)
-    assert found["value_std"] == pytest.approx(0.0, abs=1e-4)  # one start state

@@ -191,7 +191,7 @@ def test_seeds_in_one_program_equal_separate_runs(tmp_path):
     for number in range(3):
         one = run(make_stage(seed=7 + number), tmp_path / str(number))
         picked = seeds.pick(many, number, 3)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5), one, picked)
+        chex.assert_trees_all_close(one, picked, rtol=1e-5)
         for ours, theirs in zip(
             lines(tmp_path / str(number)), lines(tmp_path / "many")
         ):
@@ -213,7 +213,7 @@ def test_meshes_agree_and_rules_place_the_optimiser_too(tmp_path, mesh, num_seed
     plain = run(make_stage(num_seeds=num_seeds), tmp_path / "plain")
     stage = make_stage(num_seeds=num_seeds, mesh=mesh, rules=RULES)
     split = run(stage, tmp_path / "split")
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4), plain, split)
+    chex.assert_trees_all_close(plain, split, rtol=1e-4)
     for leaf in (
         split.params["table"]["weights"],
         split.opt_state[0].mu["table"]["weights"],
