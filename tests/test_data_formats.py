@@ -72,7 +72,7 @@ def test_hdf5_without_timeouts(tmp_path, capsys):
     assert trajectories.lengths(one).tolist() == [2, 2]
     assert one.terminal.tolist() == [False, False, False, True]
     assert one.valid_next.all() and set(one.extras) == {"qpos"}
-    assert "a: 1 episodes more end" in capsys.readouterr().err
+    assert "a: cut at 1 rows more" in capsys.readouterr().err
     two = d4rl.load_hdf5(config(path=path, time_limit=2))
     # The death at the limit cannot be told from the limit, and counts as the limit.
     assert two.timeout.tolist() == [False, True, False, True]

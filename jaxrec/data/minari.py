@@ -1,8 +1,9 @@
 """Minari data sets on this machine, say "mujoco/hopper/medium-v0".
 
 Minari's mujoco sets were collected in v5 environments: their scores are not those of
-D4RL. Dict observations (AntMaze) are joined in the order of the space, as
-gymnasium's FlattenObservation does.
+D4RL, and are taken by the set's own reference scores where it has them. Dict
+observations (AntMaze) are joined in the order of the space, as gymnasium's
+FlattenObservation does.
 """
 
 from typing import Any

@@ -20,7 +20,7 @@ from jaxrec.types import UserError
 MUJOCO = re.compile(r"(Hopper|HalfCheetah|Walker2d|Ant)-v\d")
 MUJOCO_LIMIT = 1000  # steps after which gym cuts an episode of these
 SAME = 1e-4  # relative difference up to which two observations are one, ours
-SAMPLED = 1 << 20  # bytes of an array that its fingerprint reads, ours
+SAMPLED = 1 << 26  # bytes of an array that its fingerprint reads, ours
 
 
 def from_arrays(
@@ -83,8 +83,8 @@ def from_arrays(
         resets = _resets(observation, next_observation) & ~(terminal | timeout)
         if resets.any():
             logs.say(
-                f"{name}: {resets.sum():,} episodes more end, where the next "
-                "observation is not that of the next row"
+                f"{name}: cut at {resets.sum():,} rows more, whose next observation is "
+                "not that of the next row"
             )
         timeout |= resets
     timeout[-1] = not terminal[-1]
