@@ -131,3 +131,20 @@ def columns(
         remaining=remaining[event].astype(np.int32),
         drawn=drawn[event],
     )
+
+
+def facts(rows: Batch, info: dict[str, Any]) -> dict[str, float]:
+    """What was imagined, in numbers: `data_...` are those of the logged sessions."""
+    drawn = np.asarray(rows["drawn"])
+    last = np.asarray(rows["remaining"]) == 0
+    train = info["train"]
+    event = np.asarray(train["kind"]) != IGNORED
+    found = dict(
+        sessions=last.sum(),
+        events=drawn.sum(),
+        purchases=np.mean(np.asarray(rows["kind"])[drawn] == 1),
+        data_purchases=np.mean(np.asarray(train["kind"])[event] == 1),
+        ended=np.sum(rows["done"]) / last.sum(),
+        items=len(np.unique(np.asarray(rows["item"])[drawn])),
+    )
+    return {name: float(value) for name, value in found.items()}

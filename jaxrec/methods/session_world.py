@@ -22,8 +22,8 @@ import optax
 
 from jaxrec import optim
 from jaxrec.envs.online import pass_over
-from jaxrec.methods import session_imagination, world_model
-from jaxrec.methods.recommender import only_items
+from jaxrec.methods import session_events, session_imagination, world_model
+from jaxrec.methods.recommender import descend, only_items
 from jaxrec.methods.session_events import auc, count_outcomes, history, sessions
 from jaxrec.models.session_world import KINDS, OUTCOMES, SessionWorld
 from jaxrec.types import Array, Batch, Dataset, Method, TrainState
@@ -126,8 +126,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             return jnp.sum(loss), jax.tree.map(jnp.mean, parts)
 
         grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params, opt_state = descend(tx, grads, state.opt_state, state.params)
         state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
         return state, metrics
 
@@ -169,10 +168,9 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         (A world misjudges repeats: in the simulator its best item earned 0.9 a user
         with them and 3.9 without.)
 
-        begun: items, kinds int32[B, window] from the left, length int32[B].
-        planned: int32[B, horizon], the source's own items, 0 after its end. Returns
-        items, kinds and length of the whole, left bool[B], and for each step [B, H]
-        happens bool, low bool (of low confidence), reward (expected).
+        begun: items, kinds int32[B, window], length int32[B]. planned: int32[B, H], the
+        source's own items, 0 after its end. Returns items, kinds and length of the
+        whole, left bool[B]; of each step [B, H] happens, low (confidence) and reward.
         """
         rows = jnp.arange(len(planned))
 
@@ -183,7 +181,8 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             x = jax.vmap(lambda p: apply(p, "states", items, kinds)[rows, length])(
                 state.params
             )
-            every = says(jnp.moveaxis(jax.vmap(ask)(state.params, x), 2, 3))
+            ask = jax.vmap(lambda params, x: apply(params, "outcomes", x))
+            every = says(jnp.moveaxis(ask(state.params, x), 2, 3))
             worth = every.reward + config.future * (every.outcome @ stays)
             worth = jnp.mean(worth, 0) - config.pessimism * jnp.std(worth, axis=0)
             proposals = propose(state, x, items, kinds, length)
@@ -213,9 +212,6 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             kinds = kinds.at[rows, place].set(outcome % KINDS, mode="drop")
             left = left | (happens & (outcome >= KINDS))
             return (items, kinds, length + happens, happens & ~left, left), row
-
-        def ask(params: Any, x: Array) -> Array:
-            return apply(params, "outcomes", x)
 
         inputs = planned.T, jax.random.split(key, config.horizon)
         start = jnp.ones(len(planned), bool)
@@ -252,4 +248,6 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             lambda *args: compiled(state, *args), config, dataset, theta, key
         )
 
-    return Method(init, train_step, eval_step, produce=produce)
+    return Method(
+        init, train_step, eval_step, produce=produce, facts=session_events.facts
+    )
