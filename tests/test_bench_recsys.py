@@ -69,7 +69,7 @@ def test_the_copy_that_moves_is_updated_in_place(monkeypatch):
     data = recsys.dataset(20_000, 1_200, 4)
     facts = recsys.fused(recsys.build("sqn", data, BATCH)[0])[1]
     # Of two copies, each with two moments: the gradients of one are a sixth. With a
-    # branch in place of the loops of `copies.toss` it was 0.8.
+    # branch in place of the loops of `copies.toss` it is 0.7.
     assert facts["temporary_bytes"] < 0.4 * facts["argument_bytes"]
 
 
