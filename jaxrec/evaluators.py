@@ -1,8 +1,9 @@
 """EVALS: name -> make(config, method, dataset) -> (state, key) -> metrics.
 
-`config` is that of the whole run; the state is that of one seed. An evaluator that
-cannot work here (no simulator installed, nothing held out) says so once, when it is
-made, and gives no metrics: training goes on.
+`config` is that of the whole run; the state is that of one seed. Metrics are numbers,
+and arrays of numbers, which the loop keeps in `<stage>/arrays/<step>.npz`. An evaluator
+that cannot work here (no simulator installed, nothing held out) says so once, when it
+is made, and gives no metrics: training goes on.
 """
 
 from collections.abc import Callable
@@ -120,6 +121,8 @@ def ranking(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metr
 
     `<set>/ndcg@10` of all events, `<set>/purchase/ndcg@10` of a kind. Items of the
     history are left out where the data say `mask_seen` (as far as it is encoded).
+    Arrays of the events in their order, for paired tests: `<set>/rank` float32[N],
+    `<set>/kind` int8[N], `<set>/session` int32[N] (equal within a session).
     """
     facts = {k: jnp.asarray(v) for k, v in metrics.facts(dataset.info).items()}
     mask_seen = dataset.info["mask_seen"]
@@ -137,7 +140,7 @@ def ranking(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metr
         best = metrics.top_k(scores, max(metrics.KS))
         ranks = metrics.rank(scores, event.action)
         rows["weight"] = batch["weight"]
-        return metrics.ranking_sums(ranks, best, rows, facts), best
+        return metrics.ranking_sums(ranks, best, rows, facts), (best, ranks)
 
     def evaluate(state: TrainState, key: jax.Array) -> Metrics:
         found: Metrics = {}
@@ -145,17 +148,21 @@ def ranking(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metr
             sums: dict[str, Any] = {}
             shown = []
             for batch in loader.eval_batches(dataset, name, config.eval.batch_size):
-                new, best = step(state, batch, facts)
+                new, placed = step(state, batch, facts)
                 sums = {k: sums.get(k, 0.0) + v for k, v in new.items()}
-                shown.append(best)
+                shown.append(placed)
             steps = np.asarray(arrays["timestep"])
             rows = dataset.drawn.get(name, np.arange(len(steps)))
-            best = np.concatenate(jax.device_get(shown))[: len(rows)]
-            sums = jax.device_get(sums) | metrics.repetition_sums(
-                best, rows - steps[rows]
+            best, ranks = (
+                np.concatenate(parts)[: len(rows)]
+                for parts in zip(*jax.device_get(shown))
             )
+            session = (rows - steps[rows]).astype(np.int32)
+            sums = jax.device_get(sums) | metrics.repetition_sums(best, session)
             for metric, value in metrics.finish(sums, dataset.info).items():
                 found[f"{name}/{metric}"] = value
+            found[f"{name}/rank"], found[f"{name}/session"] = ranks, session
+            found[f"{name}/kind"] = np.asarray(arrays["kind"])[rows].astype(np.int8)
         return found
 
     return evaluate
@@ -218,3 +225,17 @@ EVALS = {
     "fitted_q": fitted_q,
     "world_accuracy": world_accuracy.make,
 }
+NEEDS = dict(  # evaluator: what a method must have
+    held_out="eval_step", ranking="scores", simulator="act", fitted_q="act"
+)
+
+
+def make(
+    name: str, config: Any, method: Method, dataset: Dataset
+) -> Callable[..., Metrics]:
+    """The evaluator `name`; one that says why it measures nothing where it cannot."""
+    need = NEEDS.get(name)
+    if need and getattr(method, need) is None:
+        logs.say(f"{name}: this method has no {need}; no numbers")
+        return lambda state, key: {}
+    return EVALS[name](config, method, dataset)

@@ -3,6 +3,7 @@
 WORKDIR/config.json                 the resolved config
 WORKDIR/<stage>/metrics.jsonl       one JSON object a line
 WORKDIR/<stage>/checkpoints/        the last two
+WORKDIR/<stage>/arrays/STEP.npz     arrays that evaluators measured, such as ranks
 WORKDIR/<stage>/artefact/           what the stage produced for later ones
 WORKDIR/<stage>/done.json           its part of the summary, when it is finished
 WORKDIR/summary.json, plots/        when all are
@@ -77,7 +78,7 @@ def prepare(
         stage = stages[name] = build(config, name, mesh, stages)
         finished = (workdir / name / "done.json").exists()
         evals[name] = {
-            evaluator: evaluators.EVALS[evaluator](config, stage.method, stage.dataset)
+            evaluator: evaluators.make(evaluator, config, stage.method, stage.dataset)
             for evaluator in (() if finished else stage.config.evals)
         }
         if len(config.stages) > 1 and (not finished or is_used(config, name)):

@@ -179,6 +179,15 @@ def clock(seconds: float) -> str:
     return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
 
 
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Numpy arrays as a compressed .npz, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    with open(part, "wb") as file:
+        np.savez_compressed(file, **arrays)
+    os.replace(part, path)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write whole or not at all: to a temporary name, then renamed."""
     temporary = path.with_name(path.name + ".tmp")

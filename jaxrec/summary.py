@@ -109,8 +109,9 @@ def select_lines(lines: list[dict[str, Any]], select: str) -> dict[str, Any]:
 
 
 def data_facts(info: Mapping[str, Any]) -> dict[str, Any]:
-    """What identifies a result: name, version, simulator, sizes, reference scores."""
+    """What identifies a result: name, version, simulator, sizes, protocol, scores."""
     names = ("name", "version", "env_id", "num_rows", "num_episodes", "num_items")
+    names += ("protocol",)
     found = {name: info[name] for name in names if name in info}
     reference = gym.reference(info)
     return found if reference is None else found | {"reference": reference._asdict()}

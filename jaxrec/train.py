@@ -137,7 +137,13 @@ def train(
             line = means.flush() if log_now else {}
             if eval_now:
                 pause = time.monotonic()
-                line |= evaluate(stage, evaluators, state)
+                found = evaluate(stage, evaluators, state)
+                # More axes than that of the seeds: no line of metrics.
+                many = stage.num_seeds > 1
+                arrays = {n: x for n, x in found.items() if np.ndim(x) > many}
+                if arrays:
+                    logs.write_arrays(folder / "arrays" / f"{step}.npz", arrays)
+                line |= {n: x for n, x in found.items() if n not in arrays}
                 paused += time.monotonic() - pause
                 progress.pause(time.monotonic() - pause)
             if line:

@@ -33,7 +33,7 @@ def test_ranking_equals_a_loop_over_events():
         )
         found = evaluate(None, None)
         hits = {0: [], 1: []}
-        gains = []
+        gains, ranks = [], []
         for row in rows:
             t = events["timestep"][row]
             history = events["item"][row - min(t, toy_sessions.SEQ_LEN) : row]
@@ -44,6 +44,7 @@ def test_ranking_equals_a_loop_over_events():
             target = events["item"][row]
             equal = (score == score[target]).sum() - 1
             rank = 1 + (score > score[target]).sum() + equal / 2
+            ranks.append(rank)
             hits[events["kind"][row]].append(rank <= 5)
             gains.append(1 / math.log2(rank + 1) if rank <= 10 else 0.0)
         np.testing.assert_allclose(found["valid/ndcg@10"], np.mean(gains), rtol=1e-5)
@@ -54,6 +55,12 @@ def test_ranking_equals_a_loop_over_events():
             found["valid/click/hr@5"], np.mean(hits[0]), rtol=1e-6
         )
         assert found["valid/count"] == len(rows)
+        np.testing.assert_allclose(found["valid/rank"], ranks)
+        np.testing.assert_array_equal(found["valid/kind"], events["kind"][rows])
+        first = np.maximum.accumulate(
+            np.where(events["timestep"] == 0, np.arange(len(events["item"])), 0)
+        )
+        np.testing.assert_array_equal(found["valid/session"], first[rows])
 
 
 def test_the_step_is_chosen_by_validation_for_each_seed():
@@ -76,3 +83,11 @@ def test_the_step_is_chosen_by_validation_for_each_seed():
     ]
     assert experiment.metrics_summary(one, "valid/loss")["selected"]["test/x"] == 8
     assert "selected" not in experiment.metrics_summary(one)
+
+
+def test_evaluators_of_other_methods_say_so_and_measure_nothing(capsys):
+    dataset = toy_sessions.dataset(20)
+    for name in evaluators.NEEDS:
+        evaluate = evaluators.make(name, ConfigDict(), Method(None, None), dataset)
+        assert evaluate(None, None) == {}
+        assert f"{name}: this method has no" in capsys.readouterr().err

@@ -1,0 +1,152 @@
+"""The recommenders' table: `python -m jaxrec.ranking_report RUN... --out=DIR`.
+
+One row an experiment, in the layout of the SQN and SNQN papers: HR and NDCG at 5, 10
+and 20 of purchases, then of clicks, at the step that validation chose (else the last),
+mean and 95% Student t interval over the seeds. With `--against=NAME` also the
+difference of each experiment from that one, event by event, as mean over all events and
+95% interval of a bootstrap over sessions, and the p-value of a sign-flip test, from the
+ranks that the runs kept. No JAX is imported.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxrec import logs, report, runs, statistics
+from jaxrec.errors import UserError
+from jaxrec.plots import write
+
+KINDS = ("purchase", "click")
+KS = (5, 10, 20)
+METRICS = tuple(f"{name}@{k}" for k in KS for name in ("hr", "ndcg"))
+
+
+def selected(part: dict[str, Any], metric: str) -> np.ndarray:
+    """float[S]: the values at the selected step, or the last where none was."""
+    chosen = part.get("selected") or part["last"]
+    return np.array(runs.numbers(chosen.get(metric, [])))
+
+
+def rows_of(groups: dict[str, list[runs.Run]], which: str) -> list[dict[str, Any]]:
+    """The rows of the table; cells of a kind that no held-out event has are empty."""
+    rows = []
+    for label, group in groups.items():
+        parts: dict[str, list[dict[str, Any]]] = {}
+        for run in group:
+            for stage, part in run.summary["stages"].items():
+                parts.setdefault(stage, []).append(part)
+        ranked = {
+            stage: found
+            for stage, found in parts.items()
+            if f"{which}/ndcg@10" in found[0]["last"]
+        }
+        for stage, found in ranked.items():
+            name = label if len(ranked) == 1 else f"{label} {stage}"
+            row: dict[str, Any] = {"": name}
+            names = {f"{k} {m}": f"{which}/{k}/{m}" for k in KINDS for m in METRICS}
+            names |= {"all ndcg@10": f"{which}/ndcg@10"}
+            for column, metric in names.items():
+                values = np.concatenate([selected(part, metric) for part in found])
+                row[column] = statistics.estimate(values)
+            row["seeds"] = len(selected(found[0], f"{which}/ndcg@10")) * len(found)
+            rows.append(row)
+    if not rows:
+        raise UserError(f"no run ranks a {which} set: its evals lack `ranking`")
+    return rows
+
+
+def gains(run: runs.Run, stage: str, which: str) -> tuple[np.ndarray, ...]:
+    """NDCG@10 float[N] of held-out events, mean over seeds; kind and session int[N]."""
+    part = run.summary["stages"][stage]
+    steps = runs.numbers((part.get("selected") or {}).get("step", part["steps"]))
+    found = []
+    for seed, step in enumerate(steps):
+        path = run.path / stage / "arrays" / f"{int(step)}.npz"
+        if not path.is_file():
+            raise UserError(f"{path} is missing: --against needs the ranks of a run")
+        arrays = np.load(path, allow_pickle=False)
+        rank = arrays[f"{which}/rank"]
+        rank = rank[seed] if rank.ndim == 2 else rank
+        found.append(np.where(rank <= 10, 1 / np.log2(rank + 1), 0.0))
+    # The same events for every seed: those of the first stand for all.
+    kind, session = (arrays[f"{which}/{n}"] for n in ("kind", "session"))
+    if kind.ndim == 2:
+        kind, session = kind[0], session[0]
+    return np.mean(found, axis=0), kind, session
+
+
+def paired_rows(
+    groups: dict[str, list[runs.Run]], against: str, which: str
+) -> list[dict[str, Any]]:
+    """Difference in NDCG@10 from the experiment `against` on the same events."""
+    flat = {}
+    for label, group in groups.items():
+        for stage, part in group[0].summary["stages"].items():
+            if f"{which}/ndcg@10" in part["last"]:
+                many = len(group[0].summary["stages"]) > 1
+                name = f"{label} {stage}" if many else label
+                flat[name] = [gains(run, stage, which) for run in group]
+    if against not in flat:
+        raise UserError(f"--against={against!r}: one of {', '.join(flat)}")
+    base, kind, session = flat[against][0]
+    base = np.mean([found[0] for found in flat[against]], axis=0)
+    rows = []
+    for name, found in flat.items():
+        if name == against:
+            continue
+        if len(found[0][0]) != len(base) or (found[0][2] != session).any():
+            raise UserError(f"{name} and {against} rank different events: compare runs")
+        ours = np.mean([values[0] for values in found], axis=0)
+        row: dict[str, Any] = {f"ndcg@10 less {against}": name}
+        for column, chosen in (
+            ("all", np.ones(len(kind), bool)),
+            ("purchase", kind == 1),
+            ("click", kind == 0),
+        ):
+            if chosen.any():
+                x, y, s = ours[chosen], base[chosen], session[chosen]
+                row[column] = statistics.paired_bootstrap(x, y, s)
+                row[f"{column} p"] = f"{statistics.permutation_test(x, y, s):.4f}"
+        rows.append(row)
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; prints the tables and writes table.md and table.csv."""
+    parser = argparse.ArgumentParser(
+        "jaxrec",
+        usage="python -m jaxrec.ranking_report RUN... --out=DIR [options]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs")
+    parser.add_argument("--out", required=True, help="folder for the tables")
+    parser.add_argument("--against", default="", help="the experiment to compare with")
+    parser.add_argument("--set", default="test", help="valid or test")
+    flags = parser.parse_args(argv)
+    try:
+        found = [runs.read_run(path) for path in runs.find_runs(flags.runs)]
+        done = runs.distinct_seeds(run for run in found if run.done)
+        groups = runs.experiments(done)
+        rows = rows_of(groups, flags.set)
+        text = report.aligned(rows) + "\n\nMean [95% Student t interval] over seeds.\n"
+        if flags.against:
+            paired = paired_rows(groups, flags.against, flags.set)
+            text += f"\n{report.aligned(paired)}\n"
+            text += "\nMean [95% bootstrap interval over sessions], p of sign flips.\n"
+        write(Path(flags.out) / "ranking.md", text.encode())
+        write(Path(flags.out) / "ranking.csv", report.to_csv(rows).encode())
+    except UserError as error:
+        print(f"jaxrec: error: {error}", file=sys.stderr)
+        return 2
+    logs.say(f"written to {flags.out}")
+    print(text, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""The recommenders' table and its paired tests, from run folders made by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxrec import ranking_report, statistics
+
+EVENTS = 60
+KIND = (np.arange(EVENTS) % 4 == 0).astype(np.int8)
+SESSION = np.arange(EVENTS) // 5
+
+
+def write_run(folder, name, ranks, kinds=("purchase", "click"), step=200):
+    """A finished run of len(ranks) seeds; `ranks`: float[S, EVENTS] at `step`."""
+    ranks = np.asarray(ranks, np.float32)
+    gain = np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0.0)
+    metrics = {"test/ndcg@10": gain.mean(1).tolist()}
+    for kind, number in (("click", 0), ("purchase", 1)):
+        if kind in kinds:
+            chosen = gain[:, KIND == number]
+            metrics[f"test/{kind}/ndcg@10"] = chosen.mean(1).tolist()
+    config = dict(name=name, seed=0, num_seeds=len(ranks), stages=["train"])
+    config["train"] = dict(method=name)
+    worse = {name: [0.0] * len(ranks) for name in metrics}
+    stage = dict(last=worse, best={}, steps=300)
+    stage["selected"] = metrics | {"step": [step] * len(ranks)}
+    (folder / "train" / "arrays").mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "summary.json").write_text(json.dumps(dict(stages=dict(train=stage))))
+    many = len(ranks)
+    np.savez(
+        folder / "train" / "arrays" / f"{step}.npz",
+        **{
+            "test/rank": ranks,
+            "test/kind": np.tile(KIND, (many, 1)),
+            "test/session": np.tile(SESSION, (many, 1)),
+        },
+    )
+    return gain
+
+
+def draw(seed, best):
+    return np.random.default_rng(seed).integers(best, 30, (3, EVENTS))
+
+
+def test_table_and_differences_are_those_of_the_ranks(tmp_path, capsys):
+    a = write_run(tmp_path / "a", "ce", draw(0, 3))
+    b = write_run(tmp_path / "b", "sqn", draw(1, 1))
+    out = tmp_path / "out"
+    flags = [str(tmp_path / "a"), str(tmp_path / "b"), f"--out={out}", "--against=ce"]
+    assert ranking_report.main(flags) == 0
+    text = capsys.readouterr().out
+    middle, low, high = statistics.estimate(b[:, KIND == 1].mean(1))
+    assert f"{middle:.4g}"[:5] in text
+    csv = (out / "ranking.csv").read_text().splitlines()
+    names = csv[0].split(",")
+    row = dict(zip(names, csv[2].split(",")))
+    assert row[""] == "sqn" and row["seeds"] == "3"
+    assert np.isclose(float(row["purchase ndcg@10"]), middle)
+    assert np.isclose(float(row["purchase ndcg@10_low"]), low)
+    assert row["purchase hr@5"] == ""  # not measured: no number
+    x, y = b.mean(0), a.mean(0)
+    found = ranking_report.paired_rows(
+        ranking_report.runs.experiments(
+            [
+                ranking_report.runs.read_run(tmp_path / "a"),
+                ranking_report.runs.read_run(tmp_path / "b"),
+            ]
+        ),
+        "ce",
+        "test",
+    )
+    assert len(found) == 1
+    assert np.isclose(found[0]["all"][0], (x - y).mean())
+    want = (x - y)[KIND == 1].mean()
+    assert np.isclose(found[0]["purchase"][0], want)
+    assert found[0]["all"][1] < found[0]["all"][0] < found[0]["all"][2]
+
+
+def test_no_purchases_no_numbers(tmp_path, capsys):
+    write_run(tmp_path / "a", "ce", draw(0, 3), kinds=("click",))
+    assert ranking_report.main([str(tmp_path / "a"), f"--out={tmp_path}/out"]) == 0
+    assert "nan" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fault", ["unknown", "missing", "other events", "no ranking"])
+def test_what_cannot_be_compared_is_told_in_one_line(tmp_path, capsys, fault):
+    write_run(tmp_path / "a", "ce", draw(0, 3))
+    write_run(tmp_path / "b", "sqn", draw(1, 1))
+    against, words = "ce", "rank different events"
+    if fault == "unknown":
+        against, words = "cee", "one of ce, sqn"
+    elif fault == "missing":
+        (tmp_path / "b/train/arrays/200.npz").unlink()
+        words = "200.npz is missing"
+    elif fault == "other events":
+        path = tmp_path / "b/train/arrays/200.npz"
+        arrays = dict(np.load(path))
+        np.savez(path, **arrays | {"test/session": arrays["test/session"] + 1})
+    else:
+        for name in "ab":
+            path = tmp_path / name / "summary.json"
+            path.write_text(path.read_text().replace("test/ndcg", "test/loss"))
+        words = "no run ranks a test set"
+    flags = [str(tmp_path), f"--out={tmp_path}/out", f"--against={against}"]
+    assert ranking_report.main(flags) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1 and words in error[0]
