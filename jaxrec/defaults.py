@@ -19,7 +19,7 @@ OFFLINE_RL_DATA = dict(
     env_id="",  # simulator to evaluate in; "" = as the source says
     rows=100_000,  # gym, toy: transitions to collect
     seed=0,  # gym, toy: seed of the collection
-    time_limit=0,  # files: an end at this many steps is a timeout; 0 = none
+    time_limit=0,  # files: an end at this step is a timeout; 0 = the simulator's limit
     clip_actions=False,  # files: clip recorded actions to [-1, 1] instead of refusing
     data_dir="",  # cache; "" = $JAXREC_DATA or ~/.cache/jaxrec
 )

@@ -130,6 +130,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parser.parse_args(argv)
     try:
         found = [runs.read_run(path) for path in runs.find_runs(flags.runs)]
+        for run in found:
+            if not run.done:
+                runs.warn(f"{run.path}: unfinished, left out")
         done = runs.distinct_seeds(run for run in found if run.done)
         groups = runs.experiments(done)
         rows = rows_of(groups, flags.set)

@@ -13,8 +13,9 @@ import optax
 
 from jaxrec import optim
 from jaxrec.losses import value
+from jaxrec.methods import transitions
 from jaxrec.models import control
-from jaxrec.types import Array, Batch, Method, TrainState, UserError
+from jaxrec.types import Array, Batch, Method, TrainState
 
 HPARAMS = dict(
     widths=(256, 256),  # official TD3+BC
@@ -25,10 +26,7 @@ HPARAMS = dict(
 
 def make(config: Any, info: dict[str, Any]) -> Method:
     """Behaviour cloning for actions in [-1, 1]."""
-    if info.get("window"):
-        raise UserError(
-            f"bc learns from single transitions: data.window={info['window']} must be 0"
-        )
+    transitions.check("bc", info)
     actor = control.DeterministicActor(config.widths, info["action_size"])
     tx = optim.make(config.optim, config.steps)
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jaxrec import optim
 from jaxrec.losses import value
-from jaxrec.methods import soft_actor, world_buffer
+from jaxrec.methods import soft_actor, transitions, world_buffer
 from jaxrec.models import control
 from jaxrec.types import Array, Batch, Method, TrainState, UserError
 
@@ -42,6 +42,7 @@ HPARAMS = dict(
 
 def make(config: Any, info: dict[str, Any]) -> Method:
     """COMBO for actions in [-1, 1], with the world model of an earlier stage."""
+    transitions.check("combo", info)
     if config.push_down not in ("model", "mix"):
         raise UserError(f"push_down {config.push_down!r} is unknown: model or mix")
     world = world_buffer.world_of(config, info)

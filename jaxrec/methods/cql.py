@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from jaxrec import optim
 from jaxrec.losses import value
-from jaxrec.methods import soft_actor
+from jaxrec.methods import soft_actor, transitions
 from jaxrec.models import control
 from jaxrec.types import Array, Batch, Method, TrainState
 
@@ -45,6 +45,7 @@ HPARAMS = dict(
 
 def make(config: Any, info: dict[str, Any]) -> Method:
     """CQL for actions in [-1, 1]."""
+    transitions.check("cql", info)
     agent = soft_actor.make(config, info)
     actor, critics = agent.actor, agent.critics
 

@@ -33,9 +33,9 @@ from jaxrec.methods.world_sources import (
 )
 from jaxrec.types import Array, Batch, Dataset, UserError
 
-# Action rule and horizon: the best of a small search on two sets (README).
+# Source, action rule, horizon, keep: the best of a small search on two sets (README).
 HPARAMS = dict(
-    source="top_n",  # random, softmax, softmax_top_n; own choice, not from the paper
+    source="random",  # top_n, softmax, softmax_top_n; own choice, not from the paper
     top_fraction=0.1,  # rho: best episodes by return; own choice, not from the paper
     temperature=0.3,  # of softmax, in std of returns; own choice, not from the paper
     action_rule="retrieval",  # noise, uniform_scale, policy; own choice, as above
@@ -44,7 +44,7 @@ HPARAMS = dict(
     policy_stage="",  # action_rule=policy: the stage that acts; own choice, as above
     horizon=10,  # H, steps of a simulation; own choice, the paper says "long"
     generated=1.0,  # rows, as a share of the data; own choice, not from the paper
-    keep=1.0,  # share of simulations kept, best gain first; own choice, as above
+    keep=0.25,  # share of simulations kept, best gain first; own choice, as above
     rollout_member="mean",  # per_step, per_traj; own choice, not from the paper
     u_kind="pairwise-diff",  # ensemble_std, aleatoric; own choice, not from the paper
     quantile=0.95,  # theta on held-out windows; own choice, not from the paper

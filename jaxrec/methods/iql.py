@@ -15,6 +15,7 @@ import optax
 
 from jaxrec import optim
 from jaxrec.losses import value
+from jaxrec.methods import transitions
 from jaxrec.models import control
 from jaxrec.types import Array, Batch, Method, TrainState, UserError
 
@@ -41,6 +42,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
 
     Raises UserError if all returns are 0 and rewards should be scaled by them.
     """
+    transitions.check("iql", info)
     if not 0 < config.expectile < 1:
         raise UserError(f"expectile={config.expectile}: it must be between 0 and 1")
     actor = control.GaussianActor(config.widths, info["action_size"])

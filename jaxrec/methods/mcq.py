@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from jaxrec import optim
 from jaxrec.losses import value
-from jaxrec.methods import soft_actor
+from jaxrec.methods import soft_actor, transitions
 from jaxrec.models import control
 from jaxrec.types import Array, Batch, Method, TrainState
 
@@ -40,6 +40,7 @@ HPARAMS = dict(
 
 def make(config: Any, info: dict[str, Any]) -> Method:
     """MCQ for actions in [-1, 1]."""
+    transitions.check("mcq", info)
     agent = soft_actor.make(config, info, "vae")
     critics, size = agent.critics, agent.action_size
     vae = control.ActionVAE(config.vae_width, size)

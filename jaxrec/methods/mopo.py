@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jaxrec import optim
 from jaxrec.losses import value
-from jaxrec.methods import soft_actor, world_buffer
+from jaxrec.methods import soft_actor, transitions, world_buffer
 from jaxrec.models import control
 from jaxrec.types import Array, Batch, Method, TrainState
 
@@ -38,6 +38,7 @@ HPARAMS = dict(
 
 def make(config: Any, info: dict[str, Any]) -> Method:
     """MOPO for actions in [-1, 1], with the world model of an earlier stage."""
+    transitions.check("mopo", info)
     world = world_buffer.world_of(config, info)
     generate = world_buffer.make_round(config, info, world, config.penalty)
     num_model = world_buffer.model_rows(config.real_ratio, config.batch_size)

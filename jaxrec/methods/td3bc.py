@@ -13,8 +13,9 @@ import optax
 
 from jaxrec import optim
 from jaxrec.losses import value
+from jaxrec.methods import transitions
 from jaxrec.models import control
-from jaxrec.types import Array, Batch, Method, TrainState, UserError
+from jaxrec.types import Array, Batch, Method, TrainState
 
 HPARAMS = dict(
     gamma=0.99,  # official
@@ -32,11 +33,7 @@ HPARAMS = dict(
 
 def make(config: Any, info: dict[str, Any]) -> Method:
     """TD3+BC for actions in [-1, 1]."""
-    if info.get("window"):
-        raise UserError(
-            f"td3bc learns from single transitions: data.window={info['window']} must "
-            "be 0"
-        )
+    transitions.check("td3bc", info)
     actor = control.DeterministicActor(config.widths, info["action_size"])
     critics = control.Critics(config.widths)
     critic = control.Critic(config.widths)
