@@ -46,9 +46,9 @@ def world(**fields) -> dict:
 def policy(method: str = "snqn", fraction: float = 0.5, **fields) -> dict:
     """The stage that trains a recommender on real and imagined events."""
     settings = dict(
-        steps=5_000,
-        eval_every=1_000,
-        checkpoint_every=1_000,
+        steps=3_000,
+        eval_every=1_500,
+        checkpoint_every=1_500,
         mix=dict(stage="world" if fraction else "", fraction=fraction),
     )
     return defaults.recommender_stage(method, BASES, **settings | fields)
@@ -59,7 +59,11 @@ def get_config(arg: str = "") -> ConfigDict:
     stages = dict(world=world())
     if arg in ("", "smoke"):
         stages["policy"] = policy()
-        return defaults.recommender_run("otto_rec", stages, arg)
+        config = defaults.recommender_run("otto_rec", stages, arg)
+        if arg == "smoke":
+            small = dict(width=32, num_layers=1, horizon=5, generated=0.1)
+            config.world.session_world.update(small)
+        return config
     bases = arg.split(",")
     if "embedding_policy" in bases:
         stages["encoder"] = policy("ce", 0.0)
