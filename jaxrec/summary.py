@@ -17,7 +17,7 @@ RISES, FALLS, NEITHER = 1, -1, 0
 # By the end of the metric's name, without "@k": the longest that fits decides.
 DIRECTIONS = {
     **dict.fromkeys(("return", "normalized_score", "fqe_value"), RISES),
-    **dict.fromkeys(("spearman", "caught"), RISES),  # world/
+    **dict.fromkeys(("spearman", "caught", "auc"), RISES),  # world models
     **dict.fromkeys(("hr", "ndcg", "mrr", "recall", "reward"), RISES),
     **dict.fromkeys(("coverage", "novelty", "diversity"), RISES),  # of the catalogue
     **dict.fromkeys(("loss", "nll", "rmse", "mae", "error", "bc_distance"), FALLS),
