@@ -30,7 +30,7 @@ HPARAMS = dict(
     noise=0.05,  # std of the target's smoothing in each dimension, ours
     noise_clip=0.1,  # ours
     widths=(256, 256),  # TD3+BC
-    nearest=10,  # items that the critic chooses from; 1 = the nearest, ours
+    nearest=3,  # items that the critic chooses from; 1 = the nearest, ours
     actor_optim=optim.spec(lr=3e-4),  # TD3+BC
     critic_optim=optim.spec(lr=3e-4),  # TD3+BC
 )
