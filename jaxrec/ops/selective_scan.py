@@ -1,0 +1,112 @@
+"""The selective scan of Mamba (Gu and Dao 2023, arXiv 2312.00752, Algorithm 2).
+
+    h_t = (1 - reset_t) exp(dt_t A) h_{t-1} + dt_t u_t B_t        h [B, D, N]
+    y_t = sum_n C_{t,n} h_{t,:,n}
+
+Time is the first axis of every sequence: batch-major inputs would be transposed, at the
+price of a copy of each. Differences from the reference kernel: the state goes in (`h0`)
+and comes out (`h_last`), and `reset` starts a new segment, so that packed users,
+streams longer than a row, serving and splitting time over devices all follow.
+
+Several implementations of one meaning; `choose` picks by the backend.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.ops import recurrence
+from jaxrec.ops.recurrence import Scan
+from jaxrec.types import Array
+
+Core = Callable[..., tuple[Array, Array]]
+
+
+def transition(
+    A: Array, h: Array, u: Array, dt: Array, B: Array, reset: Array | None
+) -> tuple[Array, Array, Array]:
+    """One step: the decay a_t, the state that survives the reset, and h_t.
+
+    h: [B, D, N]; u, dt: [B, D]; B: [B, N]; reset: bool[B]. The reset replaces the state
+    instead of scaling it by zero, which would let a non-finite one through.
+    """
+    u, dt, B = (x.astype(h.dtype) for x in (u, dt, B))
+    a = jnp.exp(dt[:, :, None] * A[None])
+    if reset is not None:
+        h = jnp.where(reset[:, None, None], 0, h)
+    return a, h, a * h + (dt * u)[:, :, None] * B[:, None, :]
+
+
+def read_out(h: Array, C: Array) -> Array:
+    """y_t: [B, D]."""
+    return jnp.einsum("bdn,bn->bd", h, C.astype(h.dtype))
+
+
+def reference(
+    u: Array,
+    dt: Array,
+    A: Array,
+    B: Array,
+    C: Array,
+    h0: Array,
+    reset: Array | None,
+    chunk: int,
+) -> tuple[Array, Array]:
+    """Step after step; autodiff saves about three states a step."""
+    A = A.astype(h0.dtype)
+
+    def step(h: Array, x: tuple) -> tuple[Array, Array]:
+        u_t, dt_t, B_t, C_t, reset_t = x
+        _, _, h = transition(A, h, u_t, dt_t, B_t, reset_t)
+        return h, read_out(h, C_t)
+
+    h_last, y = jax.lax.scan(step, h0, (u, dt, B, C, reset))
+    return y, h_last
+
+
+IMPLEMENTATIONS: dict[str, Core] = {"reference": reference}
+
+
+def choose(backend: str, length: int) -> str:
+    """The implementation behind impl="auto"."""
+    return "reference"
+
+
+def selective_scan(
+    u: Array,
+    dt: Array,
+    A: Array,
+    B: Array,
+    C: Array,
+    *,
+    h0: Array | None = None,
+    reset: Array | None = None,
+    impl: str = "auto",
+    chunk: int = 64,
+) -> Scan:
+    """The scan above, over T steps, differentiable in u, dt, A, B, C and h0.
+
+    u, dt: float[T, B, D], dt >= 0, and dt = 0 leaves the state alone (padding).
+    A: float[D, N], negative. B, C: float[T, B, N]. h0: float32[B, D, N], zeros by
+    default. reset: bool[T, B], True where step t forgets all that came before it.
+    impl: a key of `IMPLEMENTATIONS`, or "auto". chunk: steps between saved states.
+
+    Returns y float32[T, B, D], h_last float32[B, D, N] and the decay; float64 where an
+    input is float64. Everything inside is float32 whatever the inputs are.
+
+    Raises ValueError for an unknown impl.
+    """
+    if impl == "auto":
+        impl = choose(jax.default_backend(), len(u))
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"impl={impl!r}: one of {', '.join(IMPLEMENTATIONS)}, or auto")
+    dtype = recurrence.working_dtype(u, dt, A, B, C)
+    if h0 is None:
+        h0 = jnp.zeros((u.shape[1], *A.shape), dtype)
+    chunk = recurrence.even_chunk(len(u), chunk)
+    if reset is not None:
+        reset = reset.astype(bool)
+    core = IMPLEMENTATIONS[impl]
+    y, h_last = core(u, dt, A, B, C, h0.astype(dtype), reset, chunk)
+    return Scan(y, h_last, recurrence.decay_of(dt, reset, dtype))
