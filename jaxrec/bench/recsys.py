@@ -26,7 +26,7 @@ from jaxrec.methods import ce, sa2c, snqn, sqn
 from jaxrec.types import Dataset
 
 MODULES = dict(ce=ce, sqn=sqn, snqn=snqn, sa2c=sa2c)
-CALLS = 20  # updates of one measured call of ours; users' default is 50
+CALLS = 50  # updates of one measured call of ours, as users' default
 NAIVE_CALLS = 4
 PREFIXES = 15_132  # test pairs of retailrocket-clicks
 
