@@ -1,0 +1,223 @@
+"""Encoders on selective state spaces: a state of constant size instead of a window.
+
+`block="recommended"` (ours): `num_layers` pre-norm residual blocks of a Mamba mixer and
+a feed-forward network, a layer norm at the end, no positions: the state after an event
+is a function of the state before it, so that users are served in constant time.
+
+`block="paper"` is RecMamba (Yang et al. 2024, arXiv 2403.16371) as its code has it: one
+bare Mamba-1 mixer on sqrt(d) x + learned positions that are counted from the newest
+event; no norm, residual or feed-forward. Unlike the code, padding is masked (there it
+drives the state before the first event). It cannot be streamed: see `advance`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxrec.models import mamba_block as block_lib
+from jaxrec.models import mamba_init
+from jaxrec.models.mamba_block import Cache
+from jaxrec.types import Array, UserError
+
+NO_STEP = (
+    "encoder.block 'paper' has no step: its positions are counted from the newest "
+    "event, so that each event changes the input of all before it; train with "
+    "encoder.block=recommended to stream"
+)
+
+
+class Mamba(nn.Module):
+    """See the module. `head_dim` is used with `mixer="ssd"` (ENCODERS["mamba2"]) alone.
+
+    `init_scheme`: "mamba", that of Mamba's code, "recmamba_xavier", Xavier-normal on
+    every parameter of two axes or more as RecMamba's code (so A is about -1 for all
+    states), "" for that of the block. Time is cut into chunks of `time_chunk` events,
+    which changes memory and speed, no number; so does `scan`, see `ops`.
+    """
+
+    width: int = 64
+    num_layers: int = 2
+    state: int = 32  # N; RecMamba's code, as are conv and expand
+    conv: int = 4
+    expand: int = 2
+    mixer: str = "mamba1"
+    head_dim: int = 64
+    block: str = "recommended"
+    init_scheme: str = ""
+    time_chunk: int = 256  # ours
+    scan: str = "auto"
+    scale_embedding: bool = True
+    max_len: int = 10
+    dropout: float = 0.2  # RecMamba
+
+    def __post_init__(self) -> None:
+        for field in ("width", "num_layers", "state", "conv", "expand", "time_chunk"):
+            if getattr(self, field) < 1:
+                raise UserError(
+                    f"encoder.{field} is {getattr(self, field)}: must be positive"
+                )
+        _one_of("block", self.block, ("recommended", "paper"))
+        _one_of("init_scheme", self.init_scheme, ("", "mamba", "recmamba_xavier"))
+        inner = self.expand * self.width
+        if self.mixer == "ssd" and (self.head_dim < 1 or inner % self.head_dim):
+            raise UserError(
+                f"encoder.head_dim {self.head_dim} does not divide expand * width = "
+                f"{inner}: change one"
+            )
+        if self.block == "paper" and (self.mixer == "ssd" or self.num_layers > 1):
+            raise UserError(
+                "encoder.block 'paper' is one layer of Mamba-1: set encoder.name=mamba "
+                "and encoder.num_layers=1, or encoder.block=recommended"
+            )
+        super().__post_init__()
+
+    @property
+    def out_width(self) -> int:
+        return self.width
+
+    @property
+    def heads(self) -> int:
+        """Width of a head of Mamba-2, 0 for Mamba-1."""
+        return self.head_dim if self.mixer == "ssd" else 0
+
+    def setup(self) -> None:
+        layers = []
+        for layer in range(self.num_layers):
+            inits = mamba_init.mixer(self)
+            if self.block == "recommended":
+                inits |= mamba_init.rest(self.width)
+            layers.append({k: self.param(f"{k}_{layer}", *v) for k, v in inits.items()})
+        self.layers = layers
+        if self.block == "paper":
+            shape = (self.max_len, self.width)
+            self.positions = self.param(
+                "positions_table", mamba_init.xavier(*shape), shape
+            )
+        else:
+            self.last_norm = {
+                f"out_{part}": self.param(f"norm_out_{part}", init, (self.width,))
+                for part, init in mamba_init.NORM.items()
+            }
+
+    def __call__(
+        self, x: Array, length: Array, train: bool = False, only_last: bool = False
+    ) -> Array:
+        """See `encoders`."""
+        if self.block == "paper" and x.shape[1] > self.max_len:
+            raise ValueError(
+                f"{x.shape[1]} events, but max_len is {self.max_len}: raise it"
+            )
+        return self._run(x, length, None, empty_cache(self, len(x)), train, only_last)[
+            0
+        ]
+
+    def advance(
+        self,
+        x: Array,
+        length: Array,
+        reset: Array | None = None,
+        cache: tuple[Cache, ...] | None = None,
+        train: bool = False,
+        only_last: bool = False,
+    ) -> tuple[Array, tuple[Cache, ...]]:
+        """Go on from a cache: packed rows, truncated back-propagation, serving.
+
+        x: float[B, T, D], of which the first int32[B] `length` are events; a row of
+        length 0 keeps its cache. `reset`: bool[B, T], True at the first event of each
+        user of a packed row (the first event of a row goes on from the cache unless it
+        is True there); None = nowhere. `cache`: one Cache a layer, of B rows; None =
+        `empty_cache`. -> (float[B, T, D] or with `only_last` [B, D], cache after the
+        last events). Gradients flow into `cache`: stop them to cut back-propagation.
+
+        Raises UserError for the block that cannot: its positions are not its past's.
+        """
+        if self.block == "paper":
+            raise UserError(NO_STEP)
+        cache = empty_cache(self, len(x)) if cache is None else cache
+        return self._run(x, length, reset, cache, train, only_last)
+
+    def _run(
+        self,
+        x: Array,
+        length: Array,
+        reset: Array | None,
+        cache: tuple[Cache, ...],
+        train: bool,
+        only_last: bool,
+    ) -> tuple[Array, tuple[Cache, ...]]:
+        key = self.make_rng("dropout") if train and self.dropout > 0 else None
+        key_in, key_out, key_layers = (
+            (None,) * 3 if key is None else jax.random.split(key, 3)
+        )
+        x, paper = x.astype(jnp.float32), self.block == "paper"
+        time = jnp.arange(x.shape[1])
+        valid = time[None] < length[:, None]
+        if paper or self.scale_embedding:
+            x = x * self.width**0.5
+        if paper:
+            place = self.max_len - length[:, None] + time[None]
+            x = x + self.positions[jnp.minimum(place, self.max_len - 1)]
+        x = jnp.where(valid[..., None], block_lib.dropout(x, self.dropout, key_in), 0)
+        x, valid = x.swapaxes(0, 1), valid.swapaxes(0, 1)
+        reset = None if reset is None else reset.swapaxes(0, 1)
+
+        def mix(p: Any, x: Array, valid: Array, reset: Any, cache: Cache) -> Any:
+            return block_lib.mixer(p, x, valid, reset, cache, self.heads, self.scan)
+
+        def drop(x: Array, key: Array | None) -> Array:
+            return block_lib.dropout(x, self.dropout, key)
+
+        def end(x: Array, key: Array | None) -> Array:
+            p = self.layers[-1]
+            y = block_lib.feed_forward(p, block_lib.norm(p, "norm_ffn", x))
+            return block_lib.norm(self.last_norm, "out", x + drop(y, key))
+
+        def step(
+            number: Array, x: Array, valid: Array, reset: Any, cache: Any
+        ) -> tuple[Array, Any]:
+            if paper:
+                y, one = mix(self.layers[0], x, valid, reset, cache[0])
+                return y, (one,)
+            keys = [None] * (2 * self.num_layers)
+            if key_layers is not None:
+                keys = jax.random.split(
+                    jax.random.fold_in(key_layers, number), len(keys)
+                )
+            caches = []
+            for layer, p in enumerate(self.layers):
+                y = block_lib.norm(p, "norm_mixer", x)
+                y, one = mix(p, y, valid, reset, cache[layer])
+                x = x + drop(y, keys[2 * layer])
+                caches.append(one)
+                if layer < self.num_layers - 1:
+                    y = block_lib.feed_forward(p, block_lib.norm(p, "norm_ffn", x))
+                    x = x + drop(y, keys[2 * layer + 1])
+            return (x if only_last else end(x, keys[-1])), tuple(caches)
+
+        y, cache = block_lib.over_time(step, x, valid, reset, cache, self.time_chunk)
+        if not only_last:
+            return y.swapaxes(0, 1), cache
+        last = jnp.maximum(length - 1, 0)[None, :, None]
+        y = jnp.take_along_axis(y, last, axis=0)  # [1, B, D]
+        return (y if paper else end(y, key_out))[0], cache
+
+
+def empty_cache(encoder: Mamba, rows: int) -> tuple[Cache, ...]:
+    """One Cache a layer for `rows` users of whom nothing is known."""
+    inner = encoder.expand * encoder.width
+    shape = (inner, encoder.state)
+    if encoder.heads:
+        shape = (inner // encoder.heads, encoder.heads, encoder.state)
+    one = Cache(
+        tail=jnp.zeros((rows, encoder.conv - 1, inner)),
+        state=jnp.zeros((rows, *shape)),
+    )
+    return (one,) * encoder.num_layers
+
+
+def _one_of(field: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        names = " or ".join(filter(None, known))
+        raise UserError(f"encoder.{field} {value!r} is unknown: use {names}")
