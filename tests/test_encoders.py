@@ -40,6 +40,8 @@ def build(name, **changes):
 CASES = [(name, {}) for name in encoders.ENCODERS] + [
     ("gru", dict(num_layers=2)),
     ("sasrec", dict(positions="recency", **MODERN)),
+    ("linrec", MODERN),
+    ("hstu", dict(num_layers=2, num_heads=4)),
 ]
 
 
@@ -87,7 +89,8 @@ def test_last_is_the_state_after_the_last_event(name, changes):
     for found, want in zip(*map(jax.tree.leaves, results)):
         assert np.isfinite(found).all() and np.isfinite(want).all()
         scale = max(1.0, np.abs(want).max())
-        np.testing.assert_allclose(found / scale, want / scale, atol=2e-5)
+        # LinRec divides by the norm of a column, which may be one small number.
+        np.testing.assert_allclose(found / scale, want / scale, atol=5e-5)
     grad = results[0][1][1]
     padding = np.arange(T)[None] >= np.maximum(LENGTH, 1)[:, None]
     assert not np.any(grad[padding]) and np.any(grad[~padding])
@@ -139,8 +142,8 @@ def test_dropout_is_a_function_of_the_key(name):
 
 
 def test_default_dropout_is_that_of_the_code():
-    found = {name: build(name)[1].dropout for name in encoders.ENCODERS}
-    assert found == dict(gru=0.0, caser=0.1, nextitnet=0.0, sasrec=0.1)
+    known = dict(gru=0.0, caser=0.1, nextitnet=0.0, sasrec=0.1, linrec=0.1, hstu=0.2)
+    assert {name: build(name)[1].dropout for name in known} == known
     assert build("caser", dropout=0.0)[1].dropout == 0.0
 
 

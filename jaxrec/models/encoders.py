@@ -15,29 +15,39 @@ A new encoder is a class with this call and a property `out_width`, a line in EN
 and its options in SPEC under the names of the class's fields.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from flax import linen as nn
 
-from jaxrec.models import sequence
+from jaxrec.models import hstu, mamba, sequence
 from jaxrec.types import Array, UserError
 
 # "code" is that of SQN, SNQN and SA2C. Options of other encoders are ignored.
 SPEC = dict(
-    name="gru",  # gru, caser, nextitnet, sasrec
+    name="gru",  # see ENCODERS
     width=64,  # of the item embeddings and of the state (caser: 112), code
     dropout=-1.0,  # < 0: as the code, 0 in gru and nextitnet, 0.1 in caser and sasrec
-    num_layers=1,  # gru, sasrec; code
-    num_heads=1,  # sasrec; code
+    num_layers=1,  # gru, sasrec; code; mamba, mamba2: 2 are recommended, ours
+    num_heads=1,  # sasrec, linrec, hstu; code
     prenorm="queries",  # sasrec; code; "all": a usual pre-norm transformer
     positions="left",  # sasrec; code; "recency": counted from the newest event
     scale_embedding=False,  # sasrec; code; True: sqrt(D) as SASRec's own code
     ffn=1,  # sasrec: width of the hidden layer over D, code
+    attention="full",  # sasrec, hstu; "blockwise": the same in memory linear in T, ours
     heights=(2, 3, 4),  # caser: events under a horizontal filter, code
     filters=16,  # caser: horizontal filters of each height, code
     dilations=(1, 2, 1, 2, 1, 2),  # nextitnet: a block each, code
     kernel=3,  # nextitnet; code
+    block="recommended",  # mamba, mamba2; mamba: or "paper", RecMamba's
+    state=32,  # mamba, mamba2: size of a channel's state, RecMamba's code
+    conv=4,  # mamba, mamba2: taps of the convolution, RecMamba's code
+    expand=2,  # mamba, mamba2: inner width over D, RecMamba's code
+    head_dim=64,  # mamba2: channels that decay alike, ours
+    init_scheme="",  # mamba, mamba2: "mamba" or "recmamba_xavier", "" = as the block
+    time_chunk=256,  # mamba, mamba2: events a piece, for memory and speed alone, ours
+    scan="auto",  # mamba, mamba2: how the scan is computed, see jaxrec.ops
 )
 
 ENCODERS: dict[str, Callable[..., nn.Module]] = {
@@ -45,6 +55,10 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {
     "caser": sequence.Caser,
     "nextitnet": sequence.NextItNet,
     "sasrec": sequence.SASRec,
+    "linrec": functools.partial(sequence.SASRec, attention="linear"),
+    "hstu": hstu.HSTU,
+    "mamba": mamba.Mamba,
+    "mamba2": functools.partial(mamba.Mamba, mixer="ssd"),
 }
 
 
@@ -56,13 +70,20 @@ def make(config: Any, seq_len: int) -> nn.Module:
     if config.name not in ENCODERS:
         known = ", ".join(ENCODERS)
         raise UserError(f"encoder {config.name!r} is unknown: use one of {known}")
-    choices = dict(prenorm=("queries", "all"), positions=("left", "recency"))
+    choices = dict(
+        prenorm=("queries", "all"),
+        positions=("left", "recency"),
+        attention=("full", "blockwise"),
+    )
     for field, (one, other) in choices.items():
         if config[field] not in (one, other):
             raise UserError(
                 f"encoder.{field} {config[field]!r} is unknown: use {one} or {other}"
             )
-    if config.name == "sasrec" and config.width % config.num_heads:
+    encoder, fixed = ENCODERS[config.name], {}
+    if isinstance(encoder, functools.partial):
+        encoder, fixed = encoder.func, encoder.keywords
+    if config.width % config.num_heads and "num_heads" in encoder.__dataclass_fields__:
         raise UserError(
             f"encoder.num_heads {config.num_heads} does not divide encoder.width "
             f"{config.width}: change one"
@@ -72,8 +93,7 @@ def make(config: Any, seq_len: int) -> nn.Module:
             f"encoder.heights {tuple(config.heights)} has filters higher than the "
             f"{seq_len} events of a history: drop them or raise data.seq_len"
         )
-    encoder = ENCODERS[config.name]
-    options = {key: config[key] for key in SPEC} | dict(max_len=seq_len)
+    options = {key: config[key] for key in SPEC} | dict(max_len=seq_len) | fixed
     del options["name"]  # of the encoder, not of the Flax module
     if config.dropout < 0:
         del options["dropout"]

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxrec.models import attention
 from jaxrec.types import Array
 
 glorot = nn.initializers.glorot_uniform()  # the default of TF1's layers
@@ -228,6 +229,7 @@ class SASRec(nn.Module):
     positions: str = "left"
     scale_embedding: bool = False
     ffn: int = 1
+    attention: str = "full"
     max_len: int = 10
     dropout: float = 0.1
 
@@ -256,16 +258,18 @@ class SASRec(nn.Module):
             if only_last and layer == self.num_layers - 1:  # one query, all keys
                 asks, now = _at_last(x, length)[:, None], jnp.maximum(length - 1, 0)
                 asks_exist, now = (length > 0)[:, None, None], now[:, None]
-            seen = exists[:, None, :, 0] & (time[:, None] <= now[:, :, None])
-            x = jnp.where(asks_exist, self._block(asks, x, seen, str(layer), train), 0)
+            y = self._block(asks, x, now, length, str(layer), train)
+            x = jnp.where(asks_exist, y, 0)
         x = _norm("norm_out")(x)
         return x[:, 0] if only_last else x
 
     def _drop(self, x: Array, train: bool) -> Array:
         return nn.Dropout(self.dropout, deterministic=not train)(x)
 
-    def _block(self, asks: Array, x: Array, seen: Array, i: str, train: bool) -> Array:
-        """float[B, R, D] attend to float[B, T, D] where bool[B, R, T] -> [B, R, D]."""
+    def _block(
+        self, asks: Array, x: Array, at: Array, length: Array, i: str, train: bool
+    ) -> Array:
+        """float[B, R, D] at slots int32[., R] attend to float[B, T, D] -> [B, R, D]."""
         D, paper = self.width, self.prenorm == "queries"
 
         def dense(y: Array, size: int, name: str) -> Array:
@@ -278,15 +282,30 @@ class SASRec(nn.Module):
         n = norm(asks)
         keys = x if paper else norm(x)
         q, k, v = dense(n, D, "query"), dense(keys, D, "key"), dense(keys, D, "value")
-        score = jnp.einsum("brhd,bthd->bhrt", heads(q), heads(k))
-        score = score * (D // self.num_heads) ** -0.5
-        # Finite, then zeroed: a row that sees nothing must give zeros and no NaN.
-        weight = nn.softmax(jnp.where(seen[:, None], score, -1e9), axis=-1)
-        weight = self._drop(jnp.where(seen[:, None], weight, 0), train)
-        y = jnp.einsum("bhrt,bthd->brhd", weight, heads(v)).reshape(asks.shape)
+        y = self._attend(heads(q), heads(k), heads(v), at, length, train)
+        y = y.reshape(asks.shape)
         if not paper:
             y = self._drop(dense(y, D, "project"), train)
         y = (n if paper else asks) + y
         m = _norm(f"norm_ffn_{i}")(y)
         h = self._drop(nn.relu(dense(m, self.ffn * D, "up")), train)
         return (m if paper else y) + self._drop(dense(h, D, "down"), train)
+
+    def _attend(
+        self, q: Array, k: Array, v: Array, at: Array, length: Array, train: bool
+    ) -> Array:
+        if self.attention == "linear":
+            return attention.linear(q, k, v, length)
+        scale = q.shape[-1] ** -0.5
+        if self.attention == "full" or q.shape[1] == 1:
+
+            def weigh(score: Array, seen: Array, at: Array) -> Array:
+                return self._drop(attention.softmax(score * scale, seen, at), train)
+
+            return attention.attend(q, k, v, at, length, weigh)
+        dropped = attention.dropout(self, self.dropout if train else 0.0)
+
+        def weigh_block(score: Array, seen: Array, at: Array) -> Array:
+            return dropped(attention.softmax(score * scale, seen, at), at)
+
+        return attention.blockwise(q, k, v, length, weigh_block)
