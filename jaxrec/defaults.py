@@ -40,6 +40,7 @@ RECOMMENDER_DATA = dict(
     delimiter="",  # table, gru4rec: between columns, "" = by the file's name
     purchase="purchase,buy,addtocart,transaction",  # table: events that are purchases
     ignore="",  # table: events that are left out
+    hash_items=0,  # files: hash the ids of items to that many, 0 = off
     buy_rating=5.0,  # a rating of at least this counts as a purchase
     preset="recommended",  # or "paper": the protocol of the SQN papers
     seq_len=10,  # L, events that a state is made of; SQN papers

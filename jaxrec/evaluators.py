@@ -168,6 +168,51 @@ def ranking(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metr
     return evaluate
 
 
+def recall_by_lag(
+    config: Any, method: Method, dataset: Dataset
+) -> Callable[..., Metrics]:
+    """HR@10 of the held-out events by the lag that was planted: `<set>/lag_1500/hr@10`.
+
+    `lag_0`: events without a task. Only for data with `info["cues"]` (the item before a
+    recall -> its lag), those of the source synthetic_lifelong; full ranking.
+    """
+    cues = dataset.info.get("cues")
+    if not cues:
+        logs.say("recall_by_lag: the data have no planted lags; no numbers")
+        return lambda state, key: {}
+    lags = sorted({0, *cues.values()})
+    group = np.zeros(dataset.info["vocab"], np.int32)
+    group[list(cues)] = [lags.index(lag) for lag in cues.values()]
+    group = jnp.asarray(group)
+
+    @jax.jit
+    def step(state: TrainState, batch: Batch) -> Any:
+        event = recommender.transition(batch)
+        scores = method.scores(state, event.items, event.length, event.timestep)
+        hit = metrics.rank(scores, event.action) <= 10
+        last = jnp.maximum(event.length - 1, 0)[:, None]
+        cue = jnp.take_along_axis(event.items, last, axis=1)[:, 0]
+        weight = batch["weight"]
+        zeros = jnp.zeros(len(lags))
+        add = lambda x: zeros.at[group[cue]].add(x)  # noqa: E731
+        return dict(hit=add(weight * hit), count=add(weight))
+
+    def evaluate(state: TrainState, key: jax.Array) -> Metrics:
+        found: Metrics = {}
+        for name in dataset.evals:
+            sums: dict[str, Any] = {}
+            for batch in loader.eval_batches(dataset, name, config.eval.batch_size):
+                new = step(state, batch)
+                sums = {k: sums.get(k, 0.0) + v for k, v in new.items()}
+            sums = jax.device_get(sums)
+            for lag, hit, count in zip(lags, sums["hit"], sums["count"]):
+                if count:
+                    found[f"{name}/lag_{lag}/hr@10"] = float(hit / count)
+        return found
+
+    return evaluate
+
+
 def users(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metrics]:
     """What simulated users give when the policy serves them: see `envs.online`.
 
@@ -220,13 +265,18 @@ def users(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metric
 EVALS = {
     "held_out": held_out,
     "ranking": ranking,
+    "recall_by_lag": recall_by_lag,
     "users": users,
     "simulator": simulator,
     "fitted_q": fitted_q,
     "world_accuracy": world_accuracy.make,
 }
 NEEDS = dict(  # evaluator: what a method must have
-    held_out="eval_step", ranking="scores", simulator="act", fitted_q="act"
+    held_out="eval_step",
+    ranking="scores",
+    recall_by_lag="scores",
+    simulator="act",
+    fitted_q="act",
 )
 
 

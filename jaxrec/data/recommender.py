@@ -16,7 +16,9 @@ from jaxrec.data import (
     events,
     files,
     impressions,
+    lifelong,
     movielens,
+    plays,
     presets,
     protocol,
     readers,
@@ -26,7 +28,7 @@ from jaxrec.data import (
     tfds_events,
 )
 from jaxrec.data.events import Events
-from jaxrec.types import Dataset
+from jaxrec.types import Dataset, UserError
 
 READER_FIELDS = ("columns", "delimiter", "purchase", "ignore", "buy_rating")
 BESIDE = dict(  # files that a reader finds beside the one that is named
@@ -43,6 +45,9 @@ READERS: dict[str, Callable[[Any], Events]] = {
     "table": tables.load,
     "shared": shared.load,
     "tfds": tfds_events.load,
+    "kuairand": plays.kuairand,
+    "lastfm1k": plays.lastfm1k,
+    "lfm1b": plays.lfm1b,
 }
 FOLDERS = dict(shared=shared.folder, tfds=tfds_events.folder)  # of named sets
 
@@ -90,15 +95,42 @@ def simulated_users(config: Any) -> Dataset:
     return dataset
 
 
+def lifelong_users(config: Any) -> Dataset:
+    """Synthetic lifelong histories (see `lifelong`), of the fields `config.lifelong`.
+
+    `info["cues"]`: the number of a cue among the items -> the lag it asks for.
+    """
+    found = lifelong.settings(config.get("lifelong", {}))
+    reading = found | dict(version=lifelong.VERSION)
+    dataset = _cached(
+        config, "synthetic_lifelong", reading, lambda: lifelong.load(found)
+    )
+    number = {id: n for n, id in enumerate(dataset.info["item_ids"].tolist()) if n}
+    dataset.info["cues"] = {
+        number[id]: lag for id, lag in lifelong.cues(found).items() if id in number
+    }
+    return dataset
+
+
 def _cached(
     config: Any, name: str, reading: Mapping[str, Any], read: Callable[[], Events]
 ) -> Dataset:
     settings = presets.settings(config, name, config.name)
+    size = config.get("hash_items", 0)
+    if size < 0:
+        raise UserError(f"data.hash_items={size}: items to hash to, or 0 for none")
+    if size:
+        reading = dict(reading, hash_items=size)
+
+    def prepared() -> Any:
+        log = read()
+        return protocol.prepare(plays.hashed(log, size) if size else log, settings)
+
     arrays, manifest = cache.cached(
         cache.directory(config.data_dir),
         "-".join(filter(None, ["sessions", name, config.name])),
         dict(protocol=settings, code=protocol.VERSION, reading=dict(reading)),
-        lambda: protocol.prepare(read(), settings),
+        prepared,
     )
     # What a result is of: the held-out items, whatever file they came from.
     digest = manifest["arrays"]["test/item"]["sha256"]

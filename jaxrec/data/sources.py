@@ -28,5 +28,6 @@ SOURCES = {
     "npz": offline_rl(npz.load),
     "toy": offline_rl(toy.load),
     "simulated": recommender.simulated_users,
+    "synthetic_lifelong": recommender.lifelong_users,
     **{name: recommender.source(name) for name in recommender.READERS},
 }
