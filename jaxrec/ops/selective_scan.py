@@ -16,61 +16,30 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxrec.ops import recurrence
+from jaxrec.ops import parallel_scan, recurrence, sequential_scan
 from jaxrec.ops.recurrence import Scan
 from jaxrec.types import Array
 
 Core = Callable[..., tuple[Array, Array]]
 
 
-def transition(
-    A: Array, h: Array, u: Array, dt: Array, B: Array, reset: Array | None
-) -> tuple[Array, Array, Array]:
-    """One step: the decay a_t, the state that survives the reset, and h_t.
-
-    h: [B, D, N]; u, dt: [B, D]; B: [B, N]; reset: bool[B]. The reset replaces the state
-    instead of scaling it by zero, which would let a non-finite one through.
-    """
-    u, dt, B = (x.astype(h.dtype) for x in (u, dt, B))
-    a = jnp.exp(dt[:, :, None] * A[None])
-    if reset is not None:
-        h = jnp.where(reset[:, None, None], 0, h)
-    return a, h, a * h + (dt * u)[:, :, None] * B[:, None, :]
-
-
-def read_out(h: Array, C: Array) -> Array:
-    """y_t: [B, D]."""
-    return jnp.einsum("bdn,bn->bd", h, C.astype(h.dtype))
-
-
-def reference(
-    u: Array,
-    dt: Array,
-    A: Array,
-    B: Array,
-    C: Array,
-    h0: Array,
-    reset: Array | None,
-    chunk: int,
-) -> tuple[Array, Array]:
-    """Step after step; autodiff saves about three states a step."""
-    A = A.astype(h0.dtype)
-
-    def step(h: Array, x: tuple) -> tuple[Array, Array]:
-        u_t, dt_t, B_t, C_t, reset_t = x
-        _, _, h = transition(A, h, u_t, dt_t, B_t, reset_t)
-        return h, read_out(h, C_t)
-
-    h_last, y = jax.lax.scan(step, h0, (u, dt, B, C, reset))
-    return y, h_last
-
-
-IMPLEMENTATIONS: dict[str, Core] = {"reference": reference}
+IMPLEMENTATIONS: dict[str, Core] = {
+    "reference": sequential_scan.reference,
+    "custom_vjp": sequential_scan.custom_vjp,
+    "associative": parallel_scan.associative,
+    "two_pass": parallel_scan.two_pass,
+}
 
 
 def choose(backend: str, length: int) -> str:
-    """The implementation behind impl="auto"."""
-    return "reference"
+    """The implementation behind impl="auto"; all mean the same.
+
+    On a GPU each step of a sequential `lax.scan` is a launch, so chunks run side by
+    side there. The choice for GPU and TPU is by others' reports, unmeasured by us.
+    """
+    if length == 1:
+        return "reference"
+    return "two_pass" if backend == "gpu" else "custom_vjp"
 
 
 def selective_scan(

@@ -1,0 +1,100 @@
+"""The selective scan over many stretches of time at once.
+
+`across` joins stretches that run side by side along a named axis. Under `vmap` the axis
+is that of chunks on one device (`two_pass`); under `shard_map` it is an axis of the
+mesh (`context.py`). Each stretch runs twice: from zero, to learn what it adds, and from
+the state that then turns out to enter it. Running it again costs what correcting y by
+C exp(A sum dt) h would, and keeps no array of [T, B, D, N] for the backward pass.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.ops import recurrence, sequential_scan
+from jaxrec.types import Array
+
+
+def across(
+    axis: str,
+    scan: Callable[[Array], tuple[Array, Array]],
+    factor: Array,
+    h0: Array,
+) -> tuple[Array, Array]:
+    """One stretch of time of several, in the order of the named axis.
+
+    scan: h -> (y, h_last) over this stretch. factor: what a state that crosses this
+    stretch is multiplied with, broadcastable to h. h0: enters the first stretch.
+    Returns y of this stretch, and the state that leaves the last one.
+    """
+    _, local = scan(jnp.zeros_like(h0))
+    summaries = jax.lax.all_gather((factor, local), axis)
+    entries, h_last = recurrence.entry_states(*summaries, h0)
+    y, _ = scan(entries[jax.lax.axis_index(axis)])
+    return y, h_last
+
+
+def factor(A: Array, dt: Array, reset: Array | None, dtype: jnp.dtype) -> Array:
+    """exp(A sum dt), 0 behind a reset: float[B, D, N]. dt: float[T, B, D]."""
+    total, alive = recurrence.decay_of(dt, reset, dtype)
+    decay = jnp.exp(total[:, :, None] * A.astype(dtype)[None])
+    return decay * alive[:, None, None]
+
+
+def two_pass(
+    u: Array,
+    dt: Array,
+    A: Array,
+    B: Array,
+    C: Array,
+    h0: Array,
+    reset: Array | None,
+    chunk: int,
+) -> tuple[Array, Array]:
+    """All chunks side by side: `chunk` steps deep, twice, instead of T."""
+    # A chunk is one unit of parallel work; inside it again only every root-th state
+    # is kept, or all T states would be.
+    inner = recurrence.even_chunk(chunk, math.isqrt(chunk))
+
+    def stretch(xs: sequential_scan.Sequences) -> tuple[Array, Array]:
+        u, dt, B, C, reset = xs
+
+        def scan(h: Array) -> tuple[Array, Array]:
+            return sequential_scan.custom_vjp(u, dt, A, B, C, h, reset, inner)
+
+        return across("chunks", scan, factor(A, dt, reset, h0.dtype), h0)
+
+    chunks = recurrence.split((u, dt, B, C, reset), chunk)
+    y, h_last = jax.vmap(stretch, axis_name="chunks", out_axes=(0, None))(chunks)
+    return recurrence.merge(y, len(u)), h_last
+
+
+def associative(
+    u: Array,
+    dt: Array,
+    A: Array,
+    B: Array,
+    C: Array,
+    h0: Array,
+    reset: Array | None,
+    chunk: int,
+) -> tuple[Array, Array]:
+    """`lax.associative_scan` of the affine steps: log T deep, many [T, B, D, N] large.
+
+    An oracle: beyond small sizes it is slower and larger than the other forms.
+    """
+    u, dt, A, B, C = (x.astype(h0.dtype) for x in (u, dt, A, B, C))
+    decay = jnp.exp(dt[..., None] * A[None, None])
+    if reset is not None:
+        decay = jnp.where(reset[:, :, None, None], 0, decay)
+    addend = (dt * u)[..., None] * B[:, :, None, :]
+    addend = addend.at[0].add(decay[0] * h0)
+
+    def join(earlier: tuple, later: tuple) -> tuple[Array, Array]:
+        (a, b), (a_next, b_next) = earlier, later
+        return a_next * a, a_next * b + b_next
+
+    _, h = jax.lax.associative_scan(join, (decay, addend))
+    return jnp.einsum("tbdn,tbn->tbd", h, C), h[-1]
