@@ -19,8 +19,10 @@ from flax import linen as nn
 from jaxrec.models import mamba_block as block_lib
 from jaxrec.models import mamba_init
 from jaxrec.models.mamba_block import Cache
+from jaxrec.ops import selective_scan, ssd
 from jaxrec.types import Array, UserError
 
+SCANS = dict(mamba1=selective_scan.IMPLEMENTATIONS, ssd=ssd.IMPLEMENTATIONS)
 NO_STEP = (
     "encoder.block 'paper' has no step: its positions are counted from the newest "
     "event, so that each event changes the input of all before it; train with "
@@ -60,6 +62,7 @@ class Mamba(nn.Module):
                 )
         _one_of("block", self.block, ("recommended", "paper"))
         _one_of("init_scheme", self.init_scheme, ("", "mamba", "recmamba_xavier"))
+        _one_of("scan", self.scan, ("auto", *SCANS[self.mixer]))
         inner = self.expand * self.width
         if self.mixer == "ssd" and (self.head_dim < 1 or inner % self.head_dim):
             raise UserError(
