@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxrec.types import UserError
+from jaxrec.types import TrainState, UserError
 
 
 def spec(
@@ -93,6 +93,26 @@ def build(config: Any, rate: float | optax.Schedule) -> optax.GradientTransforma
     if config.name != "adamw" and config.weight_decay:
         raise UserError(f"weight_decay needs optimiser adamw, not {config.name}")
     return parts[0] if len(parts) == 1 else optax.chain(*parts)
+
+
+def descend(
+    optimiser: optax.GradientTransformation,
+    grads: Any,
+    opt_state: Any,
+    params: Any,
+    **timed: jax.Array,
+) -> tuple[Any, Any]:
+    """(new params, new opt_state) of one step down; `timed`: see `make_timed`."""
+    updates, opt_state = optimiser.update(grads, opt_state, params, **timed)
+    return optax.apply_updates(params, updates), opt_state
+
+
+def advance(
+    optimiser: optax.GradientTransformation, grads: Any, state: TrainState
+) -> TrainState:
+    """The state after an update of all its parameters by one optimiser."""
+    params, opt_state = descend(optimiser, grads, state.opt_state, state.params)
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state)
 
 
 def learning_rate(config: Any, steps: int) -> float | optax.Schedule:

@@ -14,7 +14,7 @@ from jaxrec import experiment
 from jaxrec.data import loader
 from jaxrec.data.recommender import simulated_users
 from jaxrec.errors import UserError
-from jaxrec.methods import METHODS, session_events, session_imagination
+from jaxrec.methods import METHODS, session_events, session_imagination, world_sources
 from jaxrec.models.session_world import OUTCOMES, SessionWorld
 from jaxrec.types import Dataset, Mix
 
@@ -178,7 +178,7 @@ def simulation(monkeypatch, duplicate=False, **world):
     monkeypatch.setattr(session_imagination, "imagine", lambda simulate, *_: simulate)
     simulate = method.produce(state, dataset, jax.random.key(0))
     rows, window = dataset.train, dataset.window
-    sources = session_events.table(rows)
+    sources = world_sources.episodes(rows, "reward_to_go")
     first, length = sources["first"][:40], sources["length"][:40]
     start = np.minimum(np.arange(40) % 7, length - 1)
     begun = session_events.beginnings(rows, first, start, window)

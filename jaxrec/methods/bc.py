@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxrec import optim
 from jaxrec.losses import value
@@ -50,13 +49,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             return jnp.mean(distances(params, state, batch))
 
         loss, grads = jax.value_and_grad(loss_fn)(state.params)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        state = state.replace(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            opt_state=opt_state,
-        )
-        return state, dict(loss=loss)
+        return optim.advance(tx, grads, state), dict(loss=loss)
 
     def eval_step(state: TrainState, batch: Batch, key: Array) -> dict[str, Array]:
         weight = batch["weight"]

@@ -44,15 +44,6 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             info["item_count"], info["num_items"], config.negatives, config.popularity
         )
 
-    def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
-        event = recommender.transition(batch)
-        params = network.init(key, event.items, event.length)
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            opt_state=optimiser.init(params),
-        )
-
     def loss_of_states(params: Any, x: Array, target: Array, key: Array) -> Array:
         """x: float[N, D'], target: int32[N] -> float32[N]."""
         if config.softmax == "sampled":
@@ -98,11 +89,9 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         state: TrainState, batch: Batch, key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
         value, grads = jax.value_and_grad(loss)(state.params, batch, key)
-        params, opt_state = recommender.descend(
-            optimiser, grads, state.opt_state, state.params
-        )
-        state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+        state = optim.advance(optimiser, grads, state)
         return state, dict(loss=value)
 
     scores = recommender.make_scores(network, info)
+    init = recommender.make_init(network, optimiser)
     return Method(init, train_step, recommender.make_eval_step(scores), scores=scores)

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from jaxrec import logs, optim
 from jaxrec.methods import recommender
-from jaxrec.types import Array, TrainState, UserError
+from jaxrec.models import recommender as networks
+from jaxrec.types import Array, Batch, TrainState, UserError
 
 
 def init_both(
@@ -33,6 +34,20 @@ def init_both(
         target_params=target,
         opt_state=dict(first=optimiser(params), second=optimiser(target)),
     )
+
+
+def make_init(
+    network: networks.Recommender, optimiser: Callable[[Any], Any]
+) -> Callable[..., TrainState]:
+    """`Method.init` of two copies of a network; `optimiser` as in `init_both`."""
+
+    def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
+        event = recommender.transition(batch)
+        return init_both(
+            lambda key: network.init(key, event.items, event.length), optimiser, key
+        )
+
+    return init
 
 
 def coin(step: Array) -> Array:
@@ -126,9 +141,7 @@ def make_phases(config: Any) -> Phases:
 
     def descend(step: Array, grads: Any, opt_state: Any, params: Any) -> Any:
         def by(tx: Any, name: str) -> Any:
-            new, moved = recommender.descend(
-                tx, grads, opt_state[name], params, step=step
-            )
+            new, moved = optim.descend(tx, grads, opt_state[name], params, step=step)
             return new, opt_state | {name: moved}
 
         return jax.lax.cond(

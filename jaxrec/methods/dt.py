@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxrec import optim
 from jaxrec.envs import gym
@@ -92,13 +91,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             return jnp.sum(total) / jnp.sum(count)
 
         loss, grads = jax.value_and_grad(loss_fn)(state.params)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        state = state.replace(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            opt_state=opt_state,
-        )
-        return state, dict(loss=loss)
+        return optim.advance(tx, grads, state), dict(loss=loss)
 
     def eval_step(state: TrainState, batch: Batch, key: Array) -> dict[str, Array]:
         """`bc_distance` of the newest step, given the return that followed it."""

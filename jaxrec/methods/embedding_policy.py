@@ -12,11 +12,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxrec import optim
 from jaxrec.losses import value
-from jaxrec.methods import recommender
+from jaxrec.methods import recommender, td3bc
 from jaxrec.models import control
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState, UserError
@@ -105,7 +104,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         (loss, q_data), grads = jax.value_and_grad(critic_loss, has_aux=True)(
             params["critic"]
         )
-        params_critic, opt_critic = recommender.descend(
+        params_critic, opt_critic = optim.descend(
             critic_optim, grads, opt_state["critic"], params["critic"]
         )
 
@@ -119,25 +118,8 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             rows = jax.vmap(value.td3bc_actor, (0, 0, 0, None))
             return jnp.mean(rows(q, size * pi, size * a, lam))
 
-        def update_actor() -> tuple[Any, Any, Any]:
-            grads = jax.grad(actor_loss)(params["actor"])
-            params_actor, opt_actor = recommender.descend(
-                actor_optim, grads, opt_state["actor"], params["actor"]
-            )
-            new = dict(actor=params_actor, critic=params_critic)
-            moved = optax.incremental_update(new, target, config.tau)
-            return params_actor, opt_actor, moved
-
-        params_actor, opt_actor, target = jax.lax.cond(
-            (state.step + 1) % config.delay == 0,
-            update_actor,
-            lambda: (params["actor"], opt_state["actor"], target),
-        )
-        state = state.replace(
-            step=state.step + 1,
-            params=dict(actor=params_actor, critic=params_critic),
-            opt_state=dict(actor=opt_actor, critic=opt_critic),
-            target_params=target,
+        state = td3bc.delayed(
+            state, params_critic, opt_critic, actor_loss, actor_optim, config
         )
         return state, dict(loss=loss, q_data=q_data, target=jnp.mean(y))
 

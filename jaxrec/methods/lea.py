@@ -116,7 +116,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
                 return total, dict(parts, similarity=1.0 - far)
 
             (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(main)
-            params, opt_state = recommender.descend(
+            params, opt_state = optim.descend(
                 optimiser, grads, opt_state, main, step=state.step
             )
             return params, opt_state, dict(loss=total, **parts)

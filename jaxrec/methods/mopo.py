@@ -19,7 +19,6 @@ import jax.numpy as jnp
 from jaxrec import optim
 from jaxrec.losses import value
 from jaxrec.methods import soft_actor, transitions, world_buffer
-from jaxrec.models import control
 from jaxrec.types import Array, Batch, Method, TrainState
 
 HPARAMS = dict(
@@ -40,19 +39,10 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     """MOPO for actions in [-1, 1], with the world model of an earlier stage."""
     transitions.check("mopo", info)
     world = world_buffer.world_of(config, info)
-    generate = world_buffer.make_round(config, info, world, config.penalty)
     num_model = world_buffer.model_rows(config.real_ratio, config.batch_size)
     agent = soft_actor.make(config, info)
+    roll_out = world_buffer.make_refresh(config, info, world, agent, config.penalty)
     critics = agent.critics
-
-    def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
-        keys = jax.random.split(key)
-        extra = world_buffer.AgentExtra(
-            standardiser=control.standardiser(info, config.standardise),
-            world=world_buffer.keep_world(config, earlier),
-            buffer=world_buffer.empty(config, batch),
-        )
-        return soft_actor.init(agent, batch, (keys[0], keys[1]), extra)
 
     def train_step(
         state: TrainState, batch: Batch, key: Array
@@ -60,18 +50,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         learner, extra = soft_actor.Learner(agent, state), state.extra
         key_round, key_draw, key_next, key_pi = jax.random.split(key, 4)
 
-        # Rollouts of the current policy from the real states of this batch.
-        def policy(s: Array, key: Array) -> Array:
-            noise = jax.random.normal(key, (len(s), agent.action_size))
-            s = extra.standardiser(s)
-            return soft_actor.sample(agent, state.params["actor"], s, noise)[0]
-
-        buffer = world_buffer.refresh(
-            extra.buffer,
-            state.step,
-            config.rollout_every,
-            lambda: generate(extra.world, policy, batch["observation"], key_round),
-        )
+        buffer = roll_out(state, batch["observation"], key_round)
         model = world_buffer.draw(buffer, key_draw, num_model)
         real = {name: x[: len(x) - num_model] for name, x in batch.items()}
         rows = world_buffer.mix(real, model)
@@ -105,4 +84,5 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         return learner.finish(state, config.tau, extra=extra), metrics
 
     eval_step, act = soft_actor.evaluation(agent, lambda s: s.extra.standardiser)
+    init = world_buffer.make_init(config, info, agent)
     return Method(init, train_step, eval_step, act)

@@ -95,10 +95,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             return jnp.mean(weight * ce)
 
         total, grads = jax.value_and_grad(loss)(state.params)
-        params, opt_state = recommender.descend(
-            optimiser, grads, state.opt_state, state.params
-        )
-        state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+        state = optim.advance(optimiser, grads, state)
         return state, dict(loss=total)
 
     def scores(

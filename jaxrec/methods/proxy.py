@@ -43,15 +43,6 @@ def make(config: Any, info: dict[str, Any], count: Callable[..., Array]) -> Meth
     network = networks.make(config, info, q_heads=0)
     optimiser = optim.make(config.optim, config.steps)
 
-    def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
-        event = recommender.transition(batch)
-        params = network.init(key, event.items, event.length)
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            opt_state=optimiser.init(params),
-        )
-
     def train_step(
         state: TrainState, batch: Batch, key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
@@ -69,11 +60,9 @@ def make(config: Any, info: dict[str, Any], count: Callable[..., Array]) -> Meth
             return ce + config.weight * proxy, dict(ce=ce, proxy=proxy)
 
         (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-        params, opt_state = recommender.descend(
-            optimiser, grads, state.opt_state, state.params
-        )
-        state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+        state = optim.advance(optimiser, grads, state)
         return state, dict(loss=total, **parts)
 
     scores = recommender.make_scores(network, info)
+    init = recommender.make_init(network, optimiser)
     return Method(init, train_step, recommender.make_eval_step(scores), scores=scores)

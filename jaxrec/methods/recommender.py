@@ -139,6 +139,19 @@ def network_params(stage: str, earlier: dict[str, TrainState]) -> dict[str, Any]
     return params
 
 
+def make_init(
+    network: networks.Recommender, optimiser: optax.GradientTransformation
+) -> Callable[..., TrainState]:
+    """`Method.init` of one network; two copies: see `copies.make_init`."""
+
+    def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
+        event = transition(batch)
+        params = network.init(key, event.items, event.length)
+        return TrainState(jnp.zeros((), jnp.int32), params, optimiser.init(params))
+
+    return init
+
+
 def apply(network: networks.Recommender, params: Any, method: str, *args, key=None):
     """network.<method>(*args) with these params; `key` turns dropout on.
 
@@ -219,6 +232,24 @@ def make_eval_step(scores: Callable[..., Array]) -> Callable[..., dict[str, Arra
     return eval_step
 
 
+def double_q(
+    network: networks.Recommender,
+    main: Any,
+    target: Any,
+    seen: tuple[Array, Array],
+    keys: tuple[Array | None, Array | None],
+    chunk: int,
+) -> Array:
+    """Q_target(s, argmax_a Q_main(s, a)) after `seen` (items, length): float32[B].
+
+    Only the selector needs the values of all items.
+    """
+    x = state_of(network, main, *seen, keys[0])
+    best = best_item(network, main, x, chunk)
+    x = state_of(network, target, *seen, keys[1])
+    return apply(network, target, "q_at", x, best)
+
+
 def bellman(
     network: networks.Recommender,
     main: Any,
@@ -229,13 +260,10 @@ def bellman(
 ) -> Array:
     """Double Q-learning: y = r + gamma (1 - d) Q_target(s', argmax_a Q_main(s', a)).
 
-    float32[B]. Only the selector needs the values of all items. `keys`: of the dropout
-    in the selector and the target pass, None for off.
+    float32[B]. `keys`: of the dropout of the selector and the target, None for off.
     """
-    x = state_of(network, main, event.next_items, event.next_length, keys[0])
-    best = best_item(network, main, x, config.chunk)
-    x = state_of(network, target, event.next_items, event.next_length, keys[1])
-    q_next = apply(network, target, "q_at", x, best)
+    seen = event.next_items, event.next_length
+    q_next = double_q(network, main, target, seen, keys, config.chunk)
     return losses.target(event.reward, event.done, q_next, config.gamma)
 
 
@@ -251,10 +279,8 @@ def negative_bellman(
 
     float32[B], one for all negatives of a row.
     """
-    x = state_of(network, main, event.items, event.length, keys[0])
-    best = best_item(network, main, x, config.chunk)
-    x = state_of(network, target, event.items, event.length, keys[1])
-    q_same = apply(network, target, "q_at", x, best)
+    seen = event.items, event.length
+    q_same = double_q(network, main, target, seen, keys, config.chunk)
     done = event.done if config.mask_negative_target else 0.0
     return losses.negative_target(config.negative_reward, q_same, config.gamma, done)
 
@@ -271,15 +297,3 @@ def negatives_of(key: Array, action: Array, num_items: int, count: int) -> Array
     keys = jax.random.split(key, len(action))
     draw = jax.vmap(losses.sample_negatives, in_axes=(0, 0, None, None))
     return draw(keys, action, num_items, count)
-
-
-def descend(
-    optimiser: optax.GradientTransformation,
-    grads: Any,
-    opt_state: Any,
-    params: Any,
-    **timed: Array,
-) -> tuple[Any, Any]:
-    """(new params, new opt_state) of one step down; `timed`: see optim.make_timed."""
-    updates, opt_state = optimiser.update(grads, opt_state, params, **timed)
-    return optax.apply_updates(params, updates), opt_state

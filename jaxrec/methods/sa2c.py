@@ -41,14 +41,6 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     count = jnp.asarray(info["item_count"], jnp.float32)
     frequency = jnp.maximum(count, 1.0) / jnp.sum(count)  # of training alone, ours
 
-    def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
-        event = recommender.transition(batch)
-        return copies.init_both(
-            lambda key: network.init(key, event.items, event.length),
-            phases.init,
-            key,
-        )
-
     def train_step(
         state: TrainState, batch: Batch, key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
@@ -102,4 +94,5 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         return copies.toss(update, state)
 
     scores = recommender.make_scores(network, info)
+    init = copies.make_init(network, phases.init)
     return Method(init, train_step, recommender.make_eval_step(scores), scores=scores)

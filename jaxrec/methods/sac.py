@@ -32,14 +32,6 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     network = networks.make(config, info, q_heads=0)
     phases = copies.make_phases(config)
 
-    def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
-        event = recommender.transition(batch)
-        return copies.init_both(
-            lambda key: network.init(key, event.items, event.length),
-            phases.init,
-            key,
-        )
-
     def train_step(
         state: TrainState, batch: Batch, key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
@@ -72,4 +64,5 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         return copies.toss(update, state)
 
     scores = recommender.make_scores(network, info)
+    init = copies.make_init(network, phases.init)
     return Method(init, train_step, recommender.make_eval_step(scores), scores=scores)

@@ -25,14 +25,6 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     network = networks.make(config, info, q_heads=0)
     optimiser = optim.make_timed(config.optim, config.steps)
 
-    def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
-        event = recommender.transition(batch)
-        return copies.init_both(
-            lambda key: network.init(key, event.items, event.length),
-            optimiser.init,
-            key,
-        )
-
     def train_step(
         state: TrainState, batch: Batch, key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
@@ -61,7 +53,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
                 return ce + config.weight * td, dict(ce=ce, td=td, q=jnp.mean(q))
 
             (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(main)
-            params, opt_state = recommender.descend(
+            params, opt_state = optim.descend(
                 optimiser, grads, opt_state, main, step=state.step
             )
             return params, opt_state, dict(loss=total, **parts)
@@ -69,4 +61,5 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         return copies.toss(update, state)
 
     scores = recommender.make_scores(network, info)
+    init = copies.make_init(network, optimiser.init)
     return Method(init, train_step, recommender.make_eval_step(scores), scores=scores)

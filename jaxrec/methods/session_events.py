@@ -90,14 +90,6 @@ def beginnings(
     )
 
 
-def table(arrays: Batch) -> dict[str, np.ndarray]:
-    """first row int64[M], length int64[M] and reward float64[M] of each session."""
-    first = np.flatnonzero(np.asarray(arrays["timestep"]) == 0)
-    length = np.diff(first, append=len(arrays["timestep"]))
-    returns = np.asarray(arrays["reward_to_go"])[first].astype(np.float64)
-    return dict(first=first, length=length, returns=returns)
-
-
 def columns(
     found: dict[str, np.ndarray], start: np.ndarray, info: dict[str, Any]
 ) -> dict[str, np.ndarray]:

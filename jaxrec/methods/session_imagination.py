@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxrec import logs
 from jaxrec.methods import world_sources
-from jaxrec.methods.session_events import IGNORED, beginnings, columns, table
+from jaxrec.methods.session_events import IGNORED, beginnings, columns
 from jaxrec.types import Array, Dataset, UserError
 
 HPARAMS = dict(  # all our own choices, none from the paper
@@ -102,7 +102,7 @@ def threshold(
     uncertainty: items, kinds int32[B, T] -> float[B, T], jitted.
     """
     valid = dataset.evals["valid"]
-    found = table(valid)
+    found = world_sources.episodes(valid, "reward_to_go")
     chosen = world_sources.spaced(np.arange(len(found["first"])), HELD_OUT)
     values = []
     for start in range(0, len(chosen), CHUNK):
@@ -131,7 +131,7 @@ def imagine(
     UserError where too few events come.
     """
     train, window = dataset.train, dataset.window
-    sources = table(train)
+    sources = world_sources.episodes(train, "reward_to_go")
     own = np.asarray(train["kind"]) != IGNORED
     wanted = max(1, math.ceil(config.generated * own.sum() - 1e-9))
     size = min(CHUNK, -(-wanted // config.horizon))

@@ -23,7 +23,7 @@ import optax
 from jaxrec import optim
 from jaxrec.envs.online import pass_over
 from jaxrec.methods import session_events, session_imagination, world_model
-from jaxrec.methods.recommender import descend, only_items
+from jaxrec.methods.recommender import only_items
 from jaxrec.methods.session_events import auc, count_outcomes, history, sessions
 from jaxrec.models.session_world import KINDS, OUTCOMES, SessionWorld
 from jaxrec.types import Array, Batch, Dataset, Method, TrainState
@@ -126,9 +126,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             return jnp.sum(loss), jax.tree.map(jnp.mean, parts)
 
         grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
-        params, opt_state = descend(tx, grads, state.opt_state, state.params)
-        state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
-        return state, metrics
+        return optim.advance(tx, grads, state), metrics
 
     def says(logits: Array) -> Says:
         outcome = jax.nn.softmax(logits, axis=-1)

@@ -47,12 +47,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
         table = recommender.network_params(config.embedding_stage, earlier)
         table = table["item_table"]["embedding"]
-        event = recommender.transition(batch)
-        state = copies.init_both(
-            lambda key: network.init(key, event.items, event.length),
-            optimiser.init,
-            key,
-        )
+        state = copies.make_init(network, optimiser.init)(key, batch, earlier)
         norm = jnp.linalg.norm(table, axis=-1, keepdims=True)
         return state.replace(extra=table / jnp.maximum(norm, 1e-8))
 
@@ -99,7 +94,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
                 return ce + config.weight * td, dict(ce=ce, td=td)
 
             (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(main)
-            params, opt_state = recommender.descend(
+            params, opt_state = optim.descend(
                 optimiser, grads, opt_state, main, step=state.step
             )
             return params, opt_state, dict(loss=total, **parts)

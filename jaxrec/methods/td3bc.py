@@ -5,6 +5,7 @@ following the official code: observations are standardised, rewards left alone, 
 and targets move at every second update.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -80,10 +81,9 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         (loss, q_data), grads = jax.value_and_grad(critic_loss, has_aux=True)(
             params["critic"]
         )
-        updates, opt_critic = critic_optim.update(
-            grads, opt_state["critic"], params["critic"]
+        params_critic, opt_critic = optim.descend(
+            critic_optim, grads, opt_state["critic"], params["critic"]
         )
-        params_critic = optax.apply_updates(params["critic"], updates)
 
         def actor_loss(params_actor: Any) -> Array:
             pi = actor.apply(params_actor, s)
@@ -92,26 +92,8 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             losses = jax.vmap(value.td3bc_actor, (0, 0, 0, None))(q, pi, a, lam)
             return jnp.mean(losses)
 
-        def update_actor() -> tuple[Any, Any, Any]:
-            grads = jax.grad(actor_loss)(params["actor"])
-            updates, opt_actor = actor_optim.update(
-                grads, opt_state["actor"], params["actor"]
-            )
-            params_actor = optax.apply_updates(params["actor"], updates)
-            new = dict(actor=params_actor, critic=params_critic)
-            moved = optax.incremental_update(new, target, config.tau)
-            return params_actor, opt_actor, moved
-
-        params_actor, opt_actor, target = jax.lax.cond(
-            (state.step + 1) % config.delay == 0,
-            update_actor,
-            lambda: (params["actor"], opt_state["actor"], target),
-        )
-        state = state.replace(
-            step=state.step + 1,
-            params=dict(actor=params_actor, critic=params_critic),
-            opt_state=dict(actor=opt_actor, critic=opt_critic),
-            target_params=target,
+        state = delayed(
+            state, params_critic, opt_critic, actor_loss, actor_optim, config
         )
         return state, dict(loss=loss, q_data=q_data, target=jnp.mean(y))
 
@@ -130,3 +112,38 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         return actor.apply(state.params["actor"], state.extra(observation))
 
     return Method(init, train_step, eval_step, act)
+
+
+def delayed(
+    state: TrainState,
+    params_critic: Any,
+    opt_critic: Any,
+    actor_loss: Callable[[Any], Array],
+    actor_optim: optax.GradientTransformation,
+    config: Any,
+) -> TrainState:
+    """The state after an update whose critics moved already, as given.
+
+    At every `config.delay`-th update the actor descends `actor_loss(its parameters)`
+    and all targets follow at the rate `config.tau`.
+    """
+    actor, opt_actor = state.params["actor"], state.opt_state["actor"]
+
+    def move() -> tuple[Any, Any, Any]:
+        grads = jax.grad(actor_loss)(actor)
+        params_actor, opt = optim.descend(actor_optim, grads, opt_actor, actor)
+        new = dict(actor=params_actor, critic=params_critic)
+        targets = optax.incremental_update(new, state.target_params, config.tau)
+        return params_actor, opt, targets
+
+    actor, opt_actor, targets = jax.lax.cond(
+        (state.step + 1) % config.delay == 0,
+        move,
+        lambda: (actor, opt_actor, state.target_params),
+    )
+    return state.replace(
+        step=state.step + 1,
+        params=dict(actor=actor, critic=params_critic),
+        opt_state=dict(actor=opt_actor, critic=opt_critic),
+        target_params=targets,
+    )

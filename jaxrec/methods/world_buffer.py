@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxrec.methods import imagination
+from jaxrec.methods import imagination, soft_actor
+from jaxrec.methods.soft_actor import SoftActor
 from jaxrec.methods.world_model import Extra, Prediction, Scales, WorldModel
-from jaxrec.models.control import Standardiser
+from jaxrec.models.control import Standardiser, standardiser
 from jaxrec.types import Array, Batch, TrainState, UserError
 
 HPARAMS = dict(
@@ -97,6 +98,54 @@ def empty(config: Any, batch: Batch) -> Buffer:
     rows = {name: jnp.zeros(shape + batch[name].shape[1:]) for name in names}
     rows["uncertainty"] = jnp.zeros(shape)
     return Buffer(rows, jnp.zeros(config.rounds, jnp.int32))
+
+
+def make_init(
+    config: Any, info: dict[str, Any], agent: SoftActor
+) -> Callable[..., TrainState]:
+    """`Method.init` of MOPO and COMBO: the agent, the model, an empty buffer."""
+
+    def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
+        keys = jax.random.split(key)
+        extra = AgentExtra(
+            standardiser=standardiser(info, config.standardise),
+            world=keep_world(config, earlier),
+            buffer=empty(config, batch),
+        )
+        return soft_actor.init(agent, batch, (keys[0], keys[1]), extra)
+
+    return init
+
+
+def make_refresh(
+    config: Any,
+    info: dict[str, Any],
+    world: WorldModel,
+    agent: SoftActor,
+    penalty: float = 0.0,
+) -> Callable[[TrainState, Array, Array], Buffer]:
+    """(state, real states float[B, od], key) -> the buffer that this update uses.
+
+    At every `rollout_every`-th update with a new round, of the present policy.
+    """
+    generate = make_round(config, info, world, penalty)
+
+    def renewed(state: TrainState, starts: Array, key: Array) -> Buffer:
+        extra = state.extra
+
+        def policy(s: Array, key: Array) -> Array:
+            noise = jax.random.normal(key, (len(s), agent.action_size))
+            s = extra.standardiser(s)
+            return soft_actor.sample(agent, state.params["actor"], s, noise)[0]
+
+        return refresh(
+            extra.buffer,
+            state.step,
+            config.rollout_every,
+            lambda: generate(extra.world, policy, starts, key),
+        )
+
+    return renewed
 
 
 def refresh(

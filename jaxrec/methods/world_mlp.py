@@ -20,7 +20,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxrec import optim
 from jaxrec.losses import world as losses
@@ -98,22 +97,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         state: TrainState, batch: Batch, key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
         rows = world_model.resample(as_windows(batch), key, members, config.bootstrap)
-
-        def loss_fn(params: Any) -> tuple[Array, dict[str, Array]]:
-            loss, parts = jax.vmap(batch_loss, in_axes=(0, 0, None))(
-                params, rows, state.extra.scales
-            )
-            # The sum: members do not share gradients.
-            return jnp.sum(loss), jax.tree.map(jnp.mean, dict(parts, loss=loss))
-
-        grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        state = state.replace(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            opt_state=opt_state,
-        )
-        return state, metrics
+        return world_model.advance(tx, batch_loss, state, rows)
 
     def predict(state: TrainState, window: Batch) -> Prediction:
         """Of all members for the newest step of each window."""

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import struct
 
+from jaxrec import optim
 from jaxrec.methods import world_rows
 from jaxrec.types import Array, Batch, TrainState, UserError
 
@@ -178,6 +180,29 @@ def resample(batch: Batch, key: Array, members: int, bootstrap: bool) -> Batch:
 def mean_over_members(x: Array) -> Array:
     """Mean over axis 0, exactly x[0] when all members agree."""
     return x[0] + jnp.mean(x - x[:1], axis=0)
+
+
+def advance(
+    tx: optax.GradientTransformation,
+    batch_loss: Callable[..., tuple[Array, dict[str, Array]]],
+    state: TrainState,
+    rows: Batch,
+) -> tuple[TrainState, dict[str, Array]]:
+    """One update of all members: (state, metrics averaged over them).
+
+    rows: [E, B, ...], those of each member; `batch_loss(a member's params, rows,
+    scales)` -> (float32[], its parts).
+    """
+
+    def loss_fn(params: Any) -> tuple[Array, dict[str, Array]]:
+        loss, parts = jax.vmap(batch_loss, in_axes=(0, 0, None))(
+            params, rows, state.extra.scales
+        )
+        # The sum: members do not share gradients, only the clipping of their norm.
+        return jnp.sum(loss), jax.tree.map(jnp.mean, dict(parts, loss=loss))
+
+    grads, metrics = jax.grad(loss_fn, has_aux=True)(state.params)
+    return optim.advance(tx, grads, state), metrics
 
 
 def make_eval_step(predict: Callable[..., Prediction]) -> Callable:

@@ -63,12 +63,15 @@ def windows(arrays: Batch, rows: np.ndarray, context: int) -> dict[str, np.ndarr
     return found | {"mask": mask}
 
 
-def episodes(arrays: Batch) -> dict[str, np.ndarray]:
-    """first row int64[M], length int64[M] and return float64[M] of each episode."""
+def episodes(arrays: Batch, returns: str = "return_to_go") -> dict[str, np.ndarray]:
+    """first row int64[M], length int64[M] and return float64[M] of each episode.
+
+    `returns`: the column of what follows; "reward_to_go" of sessions.
+    """
     first = np.flatnonzero(np.asarray(arrays["timestep"]) == 0)
     length = np.diff(first, append=len(arrays["timestep"]))
-    returns = np.asarray(arrays["return_to_go"])[first].astype(np.float64)
-    return dict(first=first, length=length, returns=returns)
+    found = np.asarray(arrays[returns])[first].astype(np.float64)
+    return dict(first=first, length=length, returns=found)
 
 
 def draw(
