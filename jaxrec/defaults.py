@@ -72,6 +72,9 @@ RECOMMENDER_DATA = dict(
 
 RECOMMENDER_VIEW = dict()  # stages see the whole of it
 
+# Of methods that learn from whole histories: see data.packing.
+HISTORY_VIEW = dict(examples="packed")  # or users, events
+
 
 def run(
     name: str,

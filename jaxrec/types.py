@@ -92,6 +92,8 @@ class Dataset(NamedTuple):
     `drawn`: "train" or the name of a held-out set -> int32[M], the rows that may be
         drawn (or predicted); every row where a name is missing. So a held-out event
         can look back on a history that it shares with training.
+    `run`: n > 0: rows of `train` are whole examples that belong to runs of n rows, and
+        what follows a row in a run comes at the same place of the next batch.
     """
 
     train: Mapping[str, Any]
@@ -100,3 +102,4 @@ class Dataset(NamedTuple):
     window: int = 0
     mix: tuple[Mix, ...] = ()
     drawn: Mapping[str, Any] = {}
+    run: int = 0

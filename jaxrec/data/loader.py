@@ -94,13 +94,14 @@ class Part(NamedTuple):
     """Rows of every batch that come from one set of arrays.
 
     `drawn`: int32[M], the rows that may be drawn; None = all. `per_seed`: all of them
-    have a leading axis S.
+    have a leading axis S. `run`: see Dataset; a run of rows is drawn as one.
     """
 
     count: int
     arrays: Mapping[str, Any]
     drawn: Any = None
     per_seed: bool = False
+    run: int = 0
 
 
 def parts(dataset: Dataset, batch_size: int) -> list[Part]:
@@ -109,7 +110,9 @@ def parts(dataset: Dataset, batch_size: int) -> list[Part]:
     real = batch_size - sum(shares)
     if real < 0:
         raise UserError(f"the mixed fractions exceed one batch of {batch_size} rows")
-    found = [Part(real, dict(dataset.train), dataset.drawn.get("train"))]
+    found = [
+        Part(real, dict(dataset.train), dataset.drawn.get("train"), run=dataset.run)
+    ]
     for share, blend in zip(shares, dataset.mix):
         if share:
             arrays = dict(blend.arrays)
@@ -153,10 +156,12 @@ def draw(
     for number, part in enumerate(found):
         chosen = next(iter(part.arrays.values())) if part.drawn is None else part.drawn
         wanted = total if number == 0 else part.count
-        index = rows(seed, step, wanted, len(chosen), number, xp)[: part.count]
+        run = max(int(part.run), 1)
+        index = rows(seed, step // run, wanted, len(chosen) // run, number, xp)
+        index = index[: part.count] * xp.uint32(run) + xp.asarray(step % run, xp.uint32)
         if part.drawn is not None:
             index = part.drawn[index.astype(xp.int32 if xp is jnp else np.int64)]
-        pieces.append(gather(part.arrays, index, window, xp))
+        pieces.append(gather(part.arrays, index, 0 if part.run else window, xp))
     if len(pieces) == 1:
         return pieces[0]
     names = set(pieces[0]).intersection(*pieces[1:])

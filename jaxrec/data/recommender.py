@@ -18,6 +18,7 @@ from jaxrec.data import (
     impressions,
     lifelong,
     movielens,
+    packing,
     plays,
     presets,
     protocol,
@@ -135,4 +136,5 @@ def _cached(
     # What a result is of: the held-out items, whatever file they came from.
     digest = manifest["arrays"]["test/item"]["sha256"]
     version = f"{protocol.VERSION}-{digest[:8]}"
-    return protocol.assemble(arrays, manifest["facts"] | dict(version=version))
+    dataset = protocol.assemble(arrays, manifest["facts"] | dict(version=version))
+    return packing.view(dataset, config.get("examples", "events"), settings["seq_len"])
