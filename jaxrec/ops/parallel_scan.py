@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.ops import recurrence, sequential_scan
+from jaxrec.ops.recurrence import Decay
 from jaxrec.types import Array
 
 
@@ -36,11 +37,15 @@ def across(
     return y, h_last
 
 
-def factor(A: Array, dt: Array, reset: Array | None, dtype: jnp.dtype) -> Array:
-    """exp(A sum dt), 0 behind a reset: float[B, D, N]. dt: float[T, B, D]."""
-    total, alive = recurrence.decay_of(dt, reset, dtype)
-    decay = jnp.exp(total[:, :, None] * A.astype(dtype)[None])
-    return decay * alive[:, None, None]
+def factor(A: Array, decay: Decay, rank: int) -> Array:
+    """exp(A total) alive, of the rank of a state: [B, D, N] or [B, H, 1, 1].
+
+    A: float[D, N] with the total [B, D], or float[H] with the total [B, H].
+    """
+    total = decay.total.reshape(decay.total.shape + (1,) * (A.ndim - 1))
+    shrink = jnp.exp(total * A.astype(total.dtype)[None])
+    shrink = shrink * decay.alive.reshape(-1, *(1,) * A.ndim)
+    return shrink.reshape(shrink.shape + (1,) * (rank - shrink.ndim))
 
 
 def two_pass(
@@ -64,7 +69,8 @@ def two_pass(
         def scan(h: Array) -> tuple[Array, Array]:
             return sequential_scan.custom_vjp(u, dt, A, B, C, h, reset, inner)
 
-        return across("chunks", scan, factor(A, dt, reset, h0.dtype), h0)
+        shrink = factor(A, recurrence.decay_of(dt, reset, h0.dtype), h0.ndim)
+        return across("chunks", scan, shrink, h0)
 
     chunks = recurrence.split((u, dt, B, C, reset), chunk)
     y, h_last = jax.vmap(stretch, axis_name="chunks", out_axes=(0, None))(chunks)

@@ -11,6 +11,7 @@ another implementation of it. B and C are shared by the heads.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,52 +49,65 @@ def sequential(
     return y, h_last
 
 
-def within(C: Array, B: Array, x: Array, log_a: Array, segment: Array) -> Array:
-    """What the steps of one chunk say to each other: y [Q, B, H, P].
+class Chunk(NamedTuple):
+    """Q steps with time behind batch and head, as the matrix products want them.
 
-    x: dt u, [Q, B, H, P]; log_a: dt A <= 0, [Q, B, H]; segment: int32[Q, B].
+    x: dt u, [B, H, Q, P]. B, C: [B, 1, Q, N], one for all heads. since: the sum of dt A
+    up to and with each step, [B, H, Q], <= 0. segment: int32[B, 1, Q], the resets up to
+    and with each step, or None where there are none.
     """
-    causal = jnp.tri(len(x), dtype=bool)
-    seen = causal[:, :, None] & (segment[:, None] == segment[None])
-    since = jnp.cumsum(log_a, axis=0)
+
+    x: Array
+    B: Array
+    C: Array
+    since: Array
+    segment: Array | None
+
+
+def prepare(A: Array, xs: tuple) -> Chunk:
+    """xs: u [Q, B, H, P], dt [Q, B, H], B and C [Q, B, N], reset bool[Q, B] or None."""
+    *narrow, reset = xs
+    u, dt, B, C = (z.astype(A.dtype) for z in narrow)
+    return Chunk(
+        x=(dt[..., None] * u).transpose(1, 2, 0, 3),
+        B=B.transpose(1, 0, 2)[:, None],
+        C=C.transpose(1, 0, 2)[:, None],
+        since=jnp.cumsum((dt * A[None, None]).transpose(1, 2, 0), axis=-1),
+        segment=None if reset is None else jnp.cumsum(reset.T[:, None], axis=-1),
+    )
+
+
+def within(c: Chunk) -> Array:
+    """What the steps of a chunk say to each other: [B, H, Q, P]."""
+    seen = jnp.tri(c.x.shape[2], dtype=bool)[None, None]
+    if c.segment is not None:
+        seen = seen & (c.segment[..., :, None] == c.segment[..., None, :])
     # Masked before the exponential too: what is masked out could overflow, and the
     # gradient of a masked infinity is NaN.
-    log_decay = jnp.where(seen[..., None], since[:, None] - since[None], 0)
-    decay = jnp.where(seen[..., None], jnp.exp(log_decay), 0)
-    match = jnp.einsum("ibn,jbn->ijb", C, B)
-    return jnp.einsum("ijbh,jbhp->ibhp", match[..., None] * decay, x)
+    log_decay = jnp.where(seen, c.since[..., :, None] - c.since[..., None, :], 0)
+    decay = jnp.where(seen, jnp.exp(log_decay), 0)
+    return (c.C @ c.B.mT * decay) @ c.x
 
 
-def carried(C: Array, h: Array, log_a: Array, segment: Array) -> Array:
-    """What the state that enters a chunk adds to its y: until the first reset."""
-    decay = jnp.where((segment == 0)[..., None], jnp.exp(jnp.cumsum(log_a, 0)), 0)
-    return jnp.einsum("ibn,bhpn->ibhp", C, h) * decay[..., None]
+def carried(c: Chunk, h: Array) -> Array:
+    """What the state that enters a chunk adds to its y, until the first reset."""
+    decay = jnp.exp(c.since)
+    if c.segment is not None:
+        decay = jnp.where(c.segment == 0, decay, 0)
+    return c.C @ h.mT * decay[..., None]
 
 
-def summary(B: Array, x: Array, log_a: Array, segment: Array) -> tuple[Array, Array]:
+def summary(c: Chunk) -> tuple[Array, Array]:
     """A chunk as an affine map of the state: factor [B, H, 1, 1], addend [B, H, P, N].
 
     Only steps behind the chunk's last reset reach the state that leaves it.
     """
-    since = jnp.cumsum(log_a, axis=0)
-    last = (segment == segment[-1:])[..., None]
-    decay = jnp.where(last, jnp.exp(since[-1:] - since), 0)
-    local = jnp.einsum("jbn,jbhp->bhpn", B, x * decay[..., None])
-    factor = jnp.where((segment[-1] == 0)[:, None], jnp.exp(since[-1]), 0)
-    return factor[:, :, None, None], local
-
-
-def in_chunks(
-    u: Array, dt: Array, A: Array, B: Array, C: Array, reset: Array | None, chunk: int
-) -> tuple[Array, ...]:
-    """x = dt u, log a = dt A, B, C and segments counted in each chunk, in chunks."""
-    dtype = recurrence.working_dtype(u, dt, A, B, C)
-    u, dt, A, B, C = (z.astype(dtype) for z in (u, dt, A, B, C))
-    segment = jnp.zeros(dt.shape[:2], jnp.int32)
-    if reset is not None:
-        segment = reset.astype(jnp.int32)
-    chunks = recurrence.split((dt[..., None] * u, dt * A[None, None], B, C), chunk)
-    return *chunks, jnp.cumsum(recurrence.split(segment, chunk), axis=1)
+    total = c.since[..., -1:]
+    decay, factor = jnp.exp(total - c.since), jnp.exp(total)
+    if c.segment is not None:
+        decay = jnp.where(c.segment == c.segment[..., -1:], decay, 0)
+        factor = jnp.where(c.segment[..., -1:] == 0, factor, 0)
+    return factor[..., None], (c.x * decay[..., None]).mT @ c.B
 
 
 def chunked(
@@ -109,13 +123,13 @@ def chunked(
     """Chunk after chunk, each recomputed in the backward pass: the least memory."""
 
     @jax.checkpoint
-    def one(h: Array, xs: tuple[Array, ...]) -> tuple[Array, Array]:
-        x, log_a, B, C, segment = xs
-        y = within(C, B, x, log_a, segment) + carried(C, h, log_a, segment)
-        factor, local = summary(B, x, log_a, segment)
-        return factor * h + local, y
+    def one(h: Array, xs: tuple) -> tuple[Array, Array]:
+        c = prepare(A.astype(h.dtype), xs)
+        y = within(c) + carried(c, h)
+        factor, local = summary(c)
+        return factor * h + local, y.transpose(2, 0, 1, 3)
 
-    h_last, y = jax.lax.scan(one, h0, in_chunks(u, dt, A, B, C, reset, chunk))
+    h_last, y = jax.lax.scan(one, h0, recurrence.split((u, dt, B, C, reset), chunk))
     return recurrence.merge(y, len(u)), h_last
 
 
@@ -130,12 +144,11 @@ def all_chunks(
     chunk: int,
 ) -> tuple[Array, Array]:
     """All chunks side by side, only their summaries in turn: the most parallel."""
-    x, log_a, B, C, segment = in_chunks(u, dt, A, B, C, reset, chunk)
-    factor, local = jax.vmap(summary)(B, x, log_a, segment)
-    entries, h_last = recurrence.entry_states(factor, local, h0)
-    y = jax.vmap(within)(C, B, x, log_a, segment)
-    y = y + jax.vmap(carried)(C, entries, log_a, segment)
-    return recurrence.merge(y, len(u)), h_last
+    chunks = recurrence.split((u, dt, B, C, reset), chunk)
+    c = jax.vmap(prepare, in_axes=(None, 0))(A.astype(h0.dtype), chunks)
+    entries, h_last = recurrence.entry_states(*jax.vmap(summary)(c), h0)
+    y = jax.vmap(within)(c) + jax.vmap(carried)(c, entries)
+    return recurrence.merge(y.transpose(0, 3, 1, 2, 4), len(u)), h_last
 
 
 IMPLEMENTATIONS: dict[str, Core] = {

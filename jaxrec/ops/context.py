@@ -1,0 +1,127 @@
+"""The scans with time split over the devices of a mesh: context parallelism.
+
+A device holds T / n consecutive steps. What passes between devices is the summary of
+each stretch (`parallel_scan.across`), B D N floats twice whatever T is, and the last
+few inputs of the left neighbour for the causal convolution (`halo`). Gradients come
+by differentiating through the collectives.
+
+`scan_shard` and `halo` are for use inside a `shard_map` of the caller's, say over a
+whole mixer; `sharded_scan` wraps one scan.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from jaxrec.ops import parallel_scan, recurrence
+from jaxrec.ops.recurrence import Decay, Scan
+from jaxrec.ops.selective_scan import selective_scan
+from jaxrec.ops.ssd import ssd_scan
+from jaxrec.types import Array, UserError
+
+
+def scan_shard(
+    axis: str,
+    u: Array,
+    dt: Array,
+    A: Array,
+    B: Array,
+    C: Array,
+    *,
+    h0: Array | None = None,
+    reset: Array | None = None,
+    impl: str = "auto",
+    chunk: int = 64,
+) -> Scan:
+    """`selective_scan` (A of rank 2) or `ssd_scan` (rank 1) of all shards, inside one.
+
+    The sequences are this device's stretch of time; A and h0 are the same on all. y is
+    this stretch's; h_last and the decay are those of all time, the same on all devices.
+    """
+    scan = selective_scan if A.ndim == 2 else ssd_scan
+    dtype = recurrence.working_dtype(u, dt, A, B, C)
+    if h0 is None:
+        # One state a channel: u [T, B, D] of A [D, N], u [T, B, H, P] of B [T, B, N].
+        h0 = jnp.zeros((*u.shape[1:], B.shape[-1]), dtype)
+
+    def run(h: Array) -> tuple[Array, Array]:
+        out = scan(u, dt, A, B, C, h0=h, reset=reset, impl=impl, chunk=chunk)
+        return out.y, out.h_last
+
+    own = recurrence.decay_of(dt, reset, dtype)
+    factor = parallel_scan.factor(A, own, h0.ndim)
+    y, h_last = parallel_scan.across(axis, run, factor, h0.astype(dtype))
+    total = jax.lax.psum(own.total, axis)
+    alive = jnp.prod(jax.lax.all_gather(own.alive, axis), axis=0)
+    return Scan(y, h_last, Decay(total, alive))
+
+
+def halo(x: Array, steps: int, axis: str, first: Array | None = None) -> Array:
+    """The last `steps` inputs of the left neighbour: [steps, ...] of x [T / n, ...].
+
+    first: [steps, ...], what the device with the earliest time gets, zeros by default.
+    A convolution that stops at resets needs the halo of the resets too.
+
+    Raises ValueError where a shard is shorter than the halo.
+    """
+    if len(x) < steps:
+        raise ValueError(
+            f"a halo of {steps} steps from shards of {len(x)}: use fewer devices"
+        )
+    size = jax.lax.axis_size(axis)
+    left = jax.lax.ppermute(
+        x[len(x) - steps :], axis, [(i, i + 1) for i in range(size - 1)]
+    )
+    if first is None:
+        return left  # ppermute gives zeros to who is sent nothing
+    return jnp.where(jax.lax.axis_index(axis) == 0, first.astype(x.dtype), left)
+
+
+def sharded_scan(
+    mesh: Mesh,
+    axis: str,
+    u: Array,
+    dt: Array,
+    A: Array,
+    B: Array,
+    C: Array,
+    *,
+    h0: Array | None = None,
+    reset: Array | None = None,
+    **options: Any,
+) -> Scan:
+    """`selective_scan` or `ssd_scan`, by the rank of A, with time split over `axis`.
+
+    Arguments and result as there, global; call it under `jax.jit`. Other axes of the
+    mesh stay the compiler's, so the batch may be split over them. T need not be a
+    multiple of the axis: the tail is padded with steps that do nothing.
+
+    Raises UserError for an axis that the mesh lacks.
+    """
+    if axis not in mesh.axis_names:
+        raise UserError(
+            f"time is to be split over axis {axis!r}, but the mesh has "
+            f"{', '.join(mesh.axis_names)}: name one of these"
+        )
+    length = len(u)
+    pad = -length % mesh.shape[axis]
+
+    def padded(x: Array) -> Array:
+        return jnp.pad(x, [(0, pad)] + [(0, 0)] * (x.ndim - 1))
+
+    def body(sequences: tuple, A: Array, h0: Array | None) -> Scan:
+        u, dt, B, C, reset = sequences
+        return scan_shard(axis, u, dt, A, B, C, h0=h0, reset=reset, **options)
+
+    everywhere, split = PartitionSpec(), PartitionSpec(axis)
+    out = jax.shard_map(
+        body,
+        mesh=mesh,
+        in_specs=(split, everywhere, everywhere),
+        out_specs=Scan(split, everywhere, everywhere),
+        axis_names={axis},
+        check_vma=False,
+    )(jax.tree.map(padded, (u, dt, B, C, reset)), A, h0)
+    return out._replace(y=out.y[:length])
