@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from jaxrec.data import buffer
 from jaxrec.types import UserError
 
 pd = pytest.importorskip("pandas")
+pandas_base = pytest.importorskip("pandas.core.indexes.base")
 
 WIDTH = 4
 PAD = NUM_ITEMS  # the code numbers items from 0 and pads with their number
@@ -147,6 +150,71 @@ def test_the_variant_with_one_reward_level(tmp_path, capsys):
     assert log.item[log.scored].tolist() == [row[1] for row in ROWS]
     sizes = [min(n, WIDTH) for x in whole().values() for n in range(len(x))]
     assert np.bincount(log.session)[1:].tolist() == [n + 1 for n in sizes]
+
+
+def as_old_pandas(frame, monkeypatch, manager, index):
+    """Bytes of the frame as pandas 0.20 to 1.2 wrote it.
+
+    A manager restored from a tuple (axes, values, items, {"0.14.1": ...}), an index of
+    integers of its own class, and the manager under the name `_data`. `manager`: the
+    module of its class; `index`: that of Int64Index.
+    """
+
+    def fake(module, name, **members):
+        kind = type(name, (), members | dict(__module__=module))
+        place = types.ModuleType(module)
+        setattr(place, name, kind)
+        patch.setitem(sys.modules, module, place)
+        return kind
+
+    class Axis:
+        def __init__(self, kind, data):
+            self.given = kind, dict(data=data, name=None)
+
+        def __reduce__(self):
+            return pandas_base._new_Index, self.given
+
+    with monkeypatch.context() as patch:
+        Int64Index = fake(index, "Int64Index")
+        BlockManager = fake(
+            manager, "BlockManager", __getstate__=lambda self: self.state
+        )
+        DataFrame = fake(
+            "pandas.core.frame", "DataFrame", __getstate__=lambda self: self.state
+        )
+        names = np.array(list(frame.columns), object)
+        axes = [Axis(pd.Index, names), Axis(Int64Index, np.arange(len(frame)))]
+        values, items, blocks = [], [], []
+        for place, name in enumerate(frame.columns):
+            column = frame[name].to_numpy()
+            values.append(column[None])
+            items.append(Axis(pd.Index, names[place : place + 1]))
+            where = slice(place, place + 1, 1) if place % 2 else np.array([place])
+            blocks.append(dict(values=column[None], mgr_locs=where))
+        held, whole = BlockManager(), DataFrame()
+        held.state = axes, values, items, {"0.14.1": dict(axes=axes, blocks=blocks)}
+        whole.state = dict(_data=held, _typ="dataframe", _metadata=[])
+        return pickle.dumps(whole, protocol=4)
+
+
+@pytest.mark.parametrize(
+    "manager, index",
+    [
+        ("pandas.core.internals.managers", "pandas.core.indexes.numeric"),
+        ("pandas.core.internals", "pandas.indexes.numeric"),
+    ],
+)
+def test_tables_of_old_pandas_are_read(tmp_path, monkeypatch, manager, index):
+    path = tmp_path / "replay_buffer.df"
+    written = as_old_pandas(transitions(), monkeypatch, manager, index)
+    for module in (manager, index):
+        assert module.encode() in written
+    path.write_bytes(written)
+    log = buffer.load(config("buffer", path))
+    assert list(read_back(log).values()) == list(whole().values())
+    path.write_bytes(as_old_pandas(sampled(ROWS), monkeypatch, manager, index))
+    log = buffer.load(config("buffer", path))
+    assert len(log.item) == len(ROWS) and log.kind.sum() == sum(r[3] for r in ROWS)
 
 
 class Malicious:
