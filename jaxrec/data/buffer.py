@@ -99,6 +99,8 @@ def _columns(path: Path) -> dict[str, np.ndarray]:
                     f"{path} would call {module}.{name}, which no table needs: it is "
                     "not opened, since such files can run any code"
                 )
+            # Before pandas 0.20, and no longer among the names that pandas knows.
+            module = module.replace("pandas.indexes", "pandas.core.indexes")
             found = super().find_class(module, name)
             return _validated(found) if name == "_restore_array" else found
 
