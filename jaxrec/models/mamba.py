@@ -213,11 +213,14 @@ def empty_cache(encoder: Mamba, rows: int) -> tuple[Cache, ...]:
     shape = (inner, encoder.state)
     if encoder.heads:
         shape = (inner // encoder.heads, encoder.heads, encoder.state)
-    one = Cache(
-        tail=jnp.zeros((rows, encoder.conv - 1, inner)),
-        state=jnp.zeros((rows, *shape)),
+    # Buffers of its own for each layer: a server donates them.
+    return tuple(
+        Cache(
+            tail=jnp.zeros((rows, encoder.conv - 1, inner)),
+            state=jnp.zeros((rows, *shape)),
+        )
+        for _ in range(encoder.num_layers)
     )
-    return (one,) * encoder.num_layers
 
 
 def _one_of(field: str, value: str, known: tuple[str, ...]) -> None:
