@@ -53,7 +53,8 @@ def simulator(config: Any, method: Method, dataset: Dataset) -> Callable[..., Me
     `eval/normalized_score`: 100 (G - random) / (expert - random), the constants of the
     data set or D4RL's, G the mean undiscounted return; `eval/length` in steps. The
     first states are the same at every evaluation. Where the simulator is not installed,
-    fitted Q evaluation takes its place. Raises UserError for another's simulator.
+    fitted Q evaluation takes its place. Raises UserError for another's simulator and
+    for a `data.env_id` that cannot be made.
     """
     env_id, episodes = dataset.info["env_id"], config.eval.episodes
     act = jax.jit(method.act)
@@ -62,6 +63,8 @@ def simulator(config: Any, method: Method, dataset: Dataset) -> Callable[..., Me
             raise UserError("the data name no simulator, set data.env_id if it has one")
         envs = [gym.make(env_id) for _ in range(episodes)]
     except UserError as error:
+        if config.data.get("env_id", "") and gym.installed():
+            raise  # the user named a simulator, and this is no missing package
         logs.say(f"no roll-outs: {error}; fitted Q evaluation takes their place")
         return fitted_q(config, method, dataset)
     gym.check_sizes(envs[0], env_id, dataset.info)

@@ -115,6 +115,11 @@ def test_lines_lost_after_the_checkpoint_are_named(copied, kept):
         ({"policy.data.window": -3}, "data.window=-3: it must be 0 or more"),
         ({"rules": (("no_such_table", ("model",)),)}, "matches no parameter"),
         ({"policy.evals": ("simulator",), "data.env_id": "Ant-v4"}, "toy/linear of 4"),
+        ({"data.env_id": "Hoper-v4"}, "unknown .* 'Hoper-v4': did you mean Hopper-v4"),
+        (
+            {"policy.evals": ("simulator",), "data.env_id": "Swimmer-v2"},
+            "gymnasium cannot make 'Swimmer-v2'",
+        ),
     ],
 )
 def test_what_a_later_stage_refuses_is_refused_before_the_first(

@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxrec.data import d4rl, gym, minari, npz, recommender, toy
 from jaxrec.data.trajectories import Trajectories, dataset
+from jaxrec.envs import gym as envs
 from jaxrec.types import Dataset
 
 
@@ -12,6 +13,8 @@ def offline_rl(load: Callable[[Any], Trajectories]) -> Callable[[Any], Dataset]:
     """A source of transitions or windows from one of trajectories."""
 
     def source(config: Any) -> Dataset:
+        if config.env_id and envs.installed():
+            envs.check_id(config.env_id)
         trajectories = load(config)
         if config.env_id:
             trajectories.info["env_id"] = config.env_id

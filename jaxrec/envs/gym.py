@@ -78,20 +78,35 @@ def gymnasium_module() -> Any:
     return gymnasium
 
 
+def installed() -> bool:
+    """Whether there are simulators here."""
+    try:
+        gymnasium_module()
+    except UserError:
+        return False
+    return True
+
+
+def check_id(env_id: str) -> None:
+    """Raises UserError, with the nearest names, for an id that gymnasium lacks."""
+    registry = gymnasium_module().registry
+    if env_id not in registry:
+        near = difflib.get_close_matches(env_id, registry, 3, 0.5)
+        raise UserError(
+            f"unknown environment {env_id!r}: did you mean "
+            f"{', '.join(near) or 'Hopper-v4'}?"
+        )
+
+
 def make(env_id: str) -> Any:
     """One simulator without wrappers: the caller counts steps and clips actions.
 
     Raises UserError for an unknown id or a missing package.
     """
+    check_id(env_id)
     gymnasium = gymnasium_module()
     import mujoco
 
-    if env_id not in gymnasium.registry:
-        near = difflib.get_close_matches(env_id, gymnasium.registry, 3, 0.5)
-        raise UserError(
-            f"unknown environment {env_id!r}: did you mean "
-            f"{', '.join(near) or 'Hopper-v4'}?"
-        )
     # v4 ids warn that v5 exists, and old model files that an attribute is deprecated;
     # MuJoCo would also write the latter to MUJOCO_LOG.TXT in the working directory.
     handler = mujoco.get_mju_user_warning()
