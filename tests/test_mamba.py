@@ -29,9 +29,9 @@ def make(name, seq_len=20, **changes):
 
 
 @functools.cache
-def built(name):
+def built(name, layers=1):
     """The encoder, parameters that are not their initial values, and 40 inputs."""
-    encoder = make(name, time_chunk=4, scan=PLAIN[name])
+    encoder = make(name, time_chunk=4, scan=PLAIN[name], num_layers=layers)
     x = jax.random.normal(jax.random.key(0), (2, 40, D))
     params = toy.jit(encoder.init)(jax.random.key(1), x[:, :20], np.array([20, 20]))
     draw = np.random.default_rng(0)
@@ -120,7 +120,7 @@ def test_packed_rows_are_their_users(name):
 @pytest.mark.parametrize("name", MIXERS)
 def test_a_row_may_end_anywhere_and_go_on(name):
     """Pieces of 1, 3 and 17 events from the cache, with users that end between."""
-    encoder, params, x = built(name)
+    encoder, params, x = built(name, layers=2)
     reset = np.zeros((2, 40), bool)
     reset[0, [2, 17, 20, 21]] = reset[1, [39]] = True
     want, last = advance(encoder, params, x, np.array([40, 40]), reset)

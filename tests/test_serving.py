@@ -1,0 +1,258 @@
+"""Serving: steps equal the whole history, users keep apart, refusals change nothing."""
+
+import functools
+import io
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from jaxrec import defaults, experiment, serve, serving, snapshots
+from jaxrec.methods import ce
+from jaxrec.models import recommender as networks
+from jaxrec.types import UserError
+
+ITEMS = 30
+MIXERS = ("mamba", "mamba2")
+SIZES = dict(width=8, state=3, conv=3, head_dim=4, num_layers=2, scale_embedding=True)
+# The plain scans compile fastest; that the others equal them is tested in ops.
+PLAIN = dict(mamba="reference", mamba2="sequential")
+
+
+def network_of(name, **changes):
+    config = ConfigDict(ce.HPARAMS)
+    sizes = SIZES | dict(name=name, scan=PLAIN.get(name, "auto"))
+    config.encoder.update(sizes | changes)
+    return networks.make(config, dict(vocab=32, num_items=ITEMS, seq_len=20))
+
+
+@functools.cache
+def model_of(name, key=0):
+    network = network_of(name)
+    one = np.ones((1, 1), np.int32)
+    params = jax.jit(network.init)(jax.random.key(key), one, np.ones(1, np.int32))
+    draw = np.random.default_rng(key)
+    params = jax.tree.map(
+        lambda leaf: leaf + jnp.float32(0.2 * draw.standard_normal(leaf.shape)), params
+    )
+    return serving.make(network, params, np.arange(ITEMS + 1) * 10)
+
+
+def histories(rows=3, size=20):
+    draw = np.random.default_rng(1)
+    return draw.integers(1, ITEMS + 1, (rows, size)).astype(np.int32)
+
+
+def close(found, want):
+    for a, b in zip(*map(jax.tree.leaves, (found, want)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_steps_equal_the_whole_history(name):
+    """prefill(L) == prefill(L - k) + k steps, users of different length in a batch."""
+    model, items = model_of(name), histories()
+    length = np.array([20, 7, 12])
+    whole, last = serving.prefill(model, items, length)
+    want = model.network.apply(model.params, items, length, method="state")
+    close(whole, want)  # what training and evaluation see
+    x, states = serving.prefill(model, items, np.maximum(length - 9, 0))
+    for t in range(20):
+        at = np.maximum(length - 9, 0) + t
+        active = at < length
+        item = items[np.arange(3), np.minimum(at, 19)]
+        new, states = serving.step(model, item, states, active)
+        x = jnp.where(active[:, None], new, x)
+    close((x, states), (whole, last))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(states))
+    scores, best = serving.top_k(model, x, 4)
+    logits = np.array(model.network.apply(model.params, x, method="logits"))
+    np.testing.assert_array_equal(best, np.argsort(-logits, axis=1)[:, :4])
+    assert np.all(best > 0) and np.all(best <= ITEMS) and scores.shape == (3, 4)
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_pieces_of_any_size_agree(name):
+    model, items = model_of(name), histories()
+    want = serving.prefill(model, items, np.full(3, 20))
+    for size in (3, 17):
+        states = serving.empty(model, 3)
+        for first in range(0, 20, size):
+            piece = np.zeros((3, size), np.int32)
+            count = min(size, 20 - first)
+            piece[:, :count] = items[:, first : first + count]
+            x, states = serving.extend(model, piece, np.full(3, count), states)
+        close((x, states), want)
+
+
+def test_users_keep_apart_and_the_idle_keep_their_state():
+    model, items = model_of("mamba"), histories()
+    _, states = serving.prefill(model, items, np.full(3, 20))
+    other = items.copy()
+    other[1] = items[1][::-1]
+    _, moved = serving.prefill(model, other, np.full(3, 20))
+    active = np.array([True, False, True])
+    _, after = serving.step(model, np.array([3, 4, 5]), states, active)
+    found = [map(np.asarray, jax.tree.leaves(one)) for one in (states, moved, after)]
+    for old, new, stepped in zip(*found, strict=True):
+        np.testing.assert_array_equal(old[[0, 2]], new[[0, 2]])
+        assert not np.array_equal(old[1], new[1])
+        np.testing.assert_array_equal(stepped[1], old[1])
+        assert not np.array_equal(stepped[0], old[0])
+
+
+def test_a_state_costs_what_the_spec_says():
+    """RecMamba's sizes: 128 x 32 and 3 x 128 float32 a layer, 17.9 kB."""
+    sizes = dict(width=64, state=32, conv=4, head_dim=64, num_layers=1)
+    for name in MIXERS:
+        model = model_of(name)._replace(network=network_of(name, **sizes))
+        leaves = jax.tree.leaves(serving.empty(model, 1))
+        assert sum(leaf.nbytes for leaf in leaves) == 17_920
+
+
+def test_states_of_another_model_are_refused(tmp_path):
+    model, other = model_of("mamba"), model_of("mamba", key=1)
+    assert model.version != other.version
+    _, states = serving.prefill(model, histories(), np.full(3, 20))
+    with pytest.raises(UserError, match=f"version {model.version}, this model is"):
+        serving.step(other, np.ones(3, np.int32), states, np.ones(3, bool))
+    path = tmp_path / "states.npz"
+    snapshots.save(path, states, ["a", 7, "c"])
+    assert [p.name for p in tmp_path.iterdir()] == ["states.npz"]
+    found, users = snapshots.restore(path, model)
+    assert users == ["a", 7, "c"]
+    for a, b in zip(*map(jax.tree.leaves, (found, states)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(UserError, match=f"{path}: the states are of model version"):
+        snapshots.restore(path, other)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match="or a damaged one"):
+        snapshots.restore(path, model)
+    with pytest.raises(UserError, match="no snapshot"):
+        snapshots.restore(tmp_path / "none.npz", model)
+    with pytest.raises(UserError, match="cannot write"):
+        snapshots.save(tmp_path / "no" / "states.npz", states, ["a", 7, "c"])
+
+
+def test_a_model_is_its_numbers():
+    """How it is computed is no part of the version, what it means is."""
+    model = model_of("mamba2")
+    faster = network_of("mamba2", scan="auto", time_chunk=7, dropout=0.5)
+    assert serving.make(faster, model.params).version == model.version
+    heads = network_of("mamba2", head_dim=8)
+    assert serving.make(heads, model.params).version != model.version
+
+
+def test_what_cannot_be_served_is_refused():
+    params = model_of("mamba").params
+    with pytest.raises(UserError, match="encoder GRU has no step"):
+        serving.make(network_of("gru"), params)
+    paper = network_of("mamba", block="paper", num_layers=1)
+    with pytest.raises(UserError, match="'paper' has no step: its positions"):
+        serving.make(paper, params)
+    with pytest.raises(UserError, match="no softmax head"):
+        serving.make(network_of("mamba").clone(tied=True), params)
+    with pytest.raises(UserError, match="k is 31: give 1 to 30"):
+        serving.top_k(model_of("mamba"), jnp.zeros((1, 8)), 31)
+
+
+def served(model, lines, start=None):
+    out = io.StringIO()
+    text = [json.dumps(line) if isinstance(line, dict) else line for line in lines]
+    start = serve.start(model) if start is None else start
+    start, seconds, refused = serve.serve(model, start, text, out, 3)
+    answers = [json.loads(line) for line in out.getvalue().splitlines()]
+    return start, answers, len(seconds), refused
+
+
+def test_a_stream_of_events():
+    """Answers are those of the whole history; refused events change nothing."""
+    model, items = model_of("mamba"), histories(2, 9)
+    ids = [[model.ids[n] for n in row] for row in items]
+    events = [dict(user="a", item=item) for item in ids[0]]
+    events.insert(4, dict(user=1, items=ids[1][:6]))
+    events += [dict(user=1, item=item) for item in ids[1][6:]]
+    state, answers, count, refused = served(model, events)
+    assert count == len(events) == 13 and refused == 0
+    x, _ = serving.prefill(model, items, np.full(2, 9))
+    best = [[model.ids[n] for n in row] for row in serving.top_k(model, x, 3)[1]]
+    assert answers[9] == dict(user="a", items=best[0])
+    assert answers[-1] == dict(user=1, items=best[1])
+    before = jax.tree.map(np.asarray, state.states)
+    bad = {
+        "the history is empty": dict(user="a", items=[]),
+        "item 10000 is none of the 30 items": dict(user="a", item=10_000),
+        "item 0 is none": dict(user="b", item=0),
+        "item 5 is none": dict(user="a", items=[10, 5]),
+        "item True is no id": dict(user="a", item=True),
+        "user None is no id": dict(item=10),
+        "no event": dict(user="a"),
+        "items 10 is no list": dict(user="a", items=10),
+        "no JSON": "{",
+    }
+    state, answers, count, refused = served(model, bad.values(), state)
+    assert count == 0 and refused == len(bad)
+    for answer, reason in zip(answers, bad, strict=True):
+        assert answer["error"].startswith(reason)
+    assert list(state.rows) == ["a", 1]
+    for a, b in zip(*map(jax.tree.leaves, (state.states, before))):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_room_for_more_users_and_a_history_longer_than_a_call(monkeypatch):
+    model, items = model_of("mamba"), histories(4, 9)
+    monkeypatch.setattr(serve, "FIRST_ROWS", 2)
+    monkeypatch.setattr(serving, "LONGEST", 4)
+    ids = [[model.ids[n] for n in row] for row in items]
+    events = [dict(user=n, items=row) for n, row in enumerate(ids)]
+    state, answers, *_ = served(model, events)
+    assert len(state.states.layers[0].state) == 4
+    x, _ = serving.prefill(model, items, np.full(4, 9))
+    for answer, row in zip(answers, serving.top_k(model, x, 3)[1], strict=True):
+        assert answer["items"] == [model.ids[n] for n in row]
+
+
+def test_no_run_no_service(tmp_path, capsys):
+    assert serve.main([f"--run={tmp_path}/none"], []) == 2
+    error = capsys.readouterr().err
+    assert "none holds no run (config.json)" in error and error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_run_is_served(tmp_path, capsys):
+    """From its checkpoint and over a snapshot; faults are one line and status 2."""
+    config = defaults.recommender("ce", ce.HPARAMS, "", steps=2, batch_size=8)
+    config.data.update(num_users=60, data_dir=str(tmp_path / "data"))
+    config.train.evals = ()
+    config.train.ce.encoder.update(SIZES | dict(name="mamba", scan="reference"))
+    experiment.run(config, tmp_path / "run")
+    run, states = f"--run={tmp_path}/run", f"--states={tmp_path}/s.npz"
+    model = serving.load(tmp_path / "run")
+    ids = model.ids[1:4]
+    lines = [json.dumps(dict(user="u", item=item)) for item in ids]
+    answers = []
+    for part in (lines[:2], lines[2:]):
+        out = io.StringIO()
+        assert serve.main([run, states, "--k=3"], part, out) == 0
+        answers += [json.loads(line) for line in out.getvalue().splitlines()]
+    _, err = capsys.readouterr()
+    assert "2 events of 1 users, 0 refused; p50" in err and "1 users known" in err
+    x, _ = serving.prefill(model, np.array([[1, 2, 3]]), np.array([3]))
+    best = [model.ids[n] for n in serving.top_k(model, x, 3)[1][0]]
+    assert answers[-1] == dict(user="u", items=best)
+    for argv, reason in (
+        ([run, "--stage=test"], "has no stage 'test': name one of train"),
+        ([run, "--k=100000"], "k is 100000"),
+        ([run, "--seed_number=1"], "seed number 1"),
+        ([run, f"--states={tmp_path}/run/config.json"], "is no snapshot of states"),
+    ):
+        assert serve.main(argv, []) == 2
+        error = capsys.readouterr().err
+        assert reason in error and error.count("\n") == 1
+    assert serve.main([run], ['{"user": "u"}'], io.StringIO()) == 2
+    (tmp_path / "run" / "train" / "done.json").unlink()
+    assert serve.main([run], []) == 2
+    assert "is not finished" in capsys.readouterr().err
