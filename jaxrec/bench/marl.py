@@ -1,0 +1,126 @@
+"""Speed of the team environments: `python -m jaxrec.bench.marl [--json]`.
+
+Environment steps per CPU-second with random legal actions, many games in one scan:
+the bare game (`tick`: rules, drivers, auto-reset), the game with what the agents see,
+and JaxMARL's whole step, which adds the global state. What is seen is carried through
+the scan, as a policy would need it, so nothing is optimised away.
+
+CPU time is of all threads of this process; the target is for one core:
+`taskset -c 0 python -m jaxrec.bench.marl`.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+
+from jaxrec.bench import timing
+from jaxrec.envs import battle_city
+
+FORMS = ("tick", "observe", "step")
+
+
+def stepper(env: battle_city.BattleCity, form: str) -> Callable[..., Any]:
+    """(key, state) -> (state, what is seen, reward) after random legal actions."""
+
+    def advance(key: jax.Array, state: Any) -> tuple[Any, Any, Any]:
+        key_act, key_step = jax.random.split(key)
+        actions = env.random(key_act, state)
+        if form == "step":
+            seen, state, rewards, _, _ = env.step(key_step, state, actions)
+            return state, seen, rewards[env.agents[0]]
+        state, outcome = env.tick(key_step, state, actions)
+        seen = env.observe(state) if form == "observe" else ()
+        return state, seen, outcome.reward
+
+    return advance
+
+
+def program(
+    env: battle_city.BattleCity, form: str, envs: int, steps: int
+) -> tuple[Callable[[], Any], float]:
+    """A run of `steps` steps of `envs` games, and the seconds of its compilation."""
+    states = partial(jax.tree.map, lambda _: -1)  # the games on the last axis
+    advance = stepper(env, form)
+
+    def body(carry: Any, key: jax.Array) -> tuple[Any, Any]:
+        state, _ = carry
+        axes = states(state)
+        run = jax.vmap(advance, in_axes=(0, axes), out_axes=(axes, 0, 0))
+        state, seen, reward = run(jax.random.split(key, envs), state)
+        return (state, seen), reward.mean()
+
+    def roll(key: jax.Array, carry: Any) -> Any:
+        return jax.lax.scan(body, carry, jax.random.split(key, steps))
+
+    def start(key: jax.Array) -> Any:
+        keys = jax.random.split(key, envs)
+        obs, state = jax.vmap(env.reset)(keys)
+        seen = {"tick": (), "step": obs}.get(form, None)
+        if seen is None:
+            seen = jax.vmap(env.observe)(state)
+        return jax.tree.map(lambda x: x.swapaxes(0, -1) if 0 else x, state), seen
+
+    state, seen = jax.jit(start)(jax.random.key(0))
+    state = jax.tree.map(lambda x: jax.numpy.moveaxis(x, 0, -1), state)
+    held = [(state, seen), 0]
+    compiled, seconds = timing.compiled(jax.jit(roll).lower(jax.random.key(0), held[0]))
+
+    def run() -> Any:
+        held[1] += 1
+        held[0], rewards = compiled(jax.random.key(held[1]), held[0])
+        return held[0], rewards
+
+    return run, seconds
+
+
+def measure(args: argparse.Namespace, scenario: str) -> dict[str, Any]:
+    """Steps per CPU-second of each form."""
+    env = battle_city.make(dict(scenario=scenario))
+    rivals, found = {}, {}
+    for form in args.forms.split(","):
+        run, seconds = program(env, form, args.envs, args.steps)
+        rivals[form] = (run, args.envs * args.steps)
+        found[form] = dict(compile_seconds=round(seconds, 1))
+    for form, timed in timing.in_turn(rivals, args.rounds).items():
+        found[form] |= dict(
+            steps_per_cpu_second=round(1e3 / timed.ms()),
+            steps_per_second=round(1e3 / timed.wall_ms),
+            slowest=round(1e3 / timed.cpu_ms_max),
+            fastest=round(1e3 / timed.cpu_ms_min),
+        )
+    return found | dict(agents=env.num_agents, tanks=env.game.tanks)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--scenarios", default="2t_vs_4e_open7")
+    parser.add_argument("--forms", default=",".join(FORMS))
+    parser.add_argument("--envs", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=100, help="of one measured call")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    found: dict[str, Any] = dict(machine=timing.machine(), envs=args.envs)
+    if not args.json:
+        print(f"{found['machine']}, {args.envs} games, {args.rounds} rounds")
+        print("scenario  form  steps/CPU-s (slowest-fastest)  steps/s  compile s")
+    for scenario in args.scenarios.split(","):
+        row = found[scenario] = measure(args, scenario)
+        for form in args.forms.split(",") if not args.json else ():
+            x = row[form]
+            print(
+                f"{scenario}  {form}  {x['steps_per_cpu_second']:,} "
+                f"({x['slowest']:,}-{x['fastest']:,})  {x['steps_per_second']:,}  "
+                f"{x['compile_seconds']}",
+                flush=True,
+            )
+    if args.json:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
