@@ -16,7 +16,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxrec.ops import parallel_scan, recurrence, sequential_scan
+from jaxrec.ops import pallas_scan, parallel_scan, recurrence, sequential_scan
 from jaxrec.ops.recurrence import Scan
 from jaxrec.types import Array
 
@@ -28,6 +28,7 @@ IMPLEMENTATIONS: dict[str, Core] = {
     "custom_vjp": sequential_scan.custom_vjp,
     "associative": parallel_scan.associative,
     "two_pass": parallel_scan.two_pass,
+    "pallas": pallas_scan.pallas,
 }
 
 
