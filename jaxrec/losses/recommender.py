@@ -95,3 +95,12 @@ def convex_weights(key: Array, count: int) -> Array:
 def smorl(q: Array, y: Array, weights: Array, scale: float = 0.5) -> Array:
     """sum_k w_k scale (y_k - Q_k(s, a))^2 (SMORL). float32[K] each."""
     return jnp.sum(weights * scale * jnp.square(y - q))
+
+
+def bce(positive: Array, negative: Array) -> Array:
+    """softplus(-s+) + softplus(s-): binary cross entropy with one negative.
+
+    SASRec (Kang & McAuley 2018, eq. 7) and RecMamba (arXiv 2403.16371); float32[] each,
+    the products of the state with the item that came and with one that did not.
+    """
+    return jax.nn.softplus(-positive) + jax.nn.softplus(negative)

@@ -1,0 +1,266 @@
+"""Next-item prediction over whole histories: RecMamba's task, packed and carried.
+
+Yang et al., "Uncovering Selective State Space Model's Capabilities in Lifelong
+Sequential Recommendation", arXiv 2403.16371. Every event of a history is predicted from
+those before it, by the product of the encoder's state and the item's embedding.
+
+With `data.examples="packed"` rows hold many histories, with an encoder that can be
+reset between them and go on from a cache (`advance`): histories longer than a row go on
+with the state of the batch before, through which no gradient flows (truncated
+back-propagation). "users" and "events" are windows, for any encoder.
+
+Losses: "full", a softmax over the catalogue in chunks; "sampled", over `negatives`
+shared by the batch, with the logQ correction; "bce", the paper's, with one uniform
+negative for each event that is not the event's item (the paper's: none of the user's
+items, which needs a list for each user). `sparse=True` moves the rows of the item table
+that a batch touches and no others (see `row_optim`); not with "full", which touches
+all.
+"""
+
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from jaxrec import logs, optim, row_optim
+from jaxrec.losses import recommender as losses
+from jaxrec.losses import softmax
+from jaxrec.methods import recommender
+from jaxrec.models import encoders
+from jaxrec.models import recommender as networks
+from jaxrec.types import Array, Batch, Method, TrainState, UserError
+
+LOSSES = ("full", "sampled", "bce")
+HPARAMS = dict(  # ours but where noted
+    encoder=encoders.SPEC | dict(name="mamba2", num_layers=2),
+    loss="full",  # sampled, bce: the paper's
+    negatives=128,  # of "sampled"
+    popularity=0.0,  # of "sampled": power of the frequency that they are drawn with
+    chunk=512,  # of "full": items at a time, for memory and speed; there are many rows
+    sparse=False,
+    optim=optim.spec(lr=1e-3, clip=1.0, warmup=100),
+)
+
+
+class Examples(NamedTuple):
+    """B rows of T events from the left, and what is to be predicted after each."""
+
+    items: Array  # int32[B, T]
+    length: Array  # int32[B]
+    target: Array  # int32[B, T], 0 for none
+    reset: Array | None  # bool[B, T], the first events of histories; None: windows
+
+
+def examples(batch: Batch, packed: bool) -> Examples:
+    """Of packed rows (see data.packing) or of windows [B, L + 1] with their mask."""
+    if packed:
+        real = batch["segment"] > 0
+        length = jnp.sum(real, axis=1).astype(jnp.int32)
+        reset = real & (batch["position"] == 0)
+        return Examples(batch["item"], length, batch["next_item"], reset)
+    items, length = recommender.align_left(batch["item"], batch["mask"])
+    return Examples(items[:, :-1], jnp.maximum(length - 1, 0), items[:, 1:], None)
+
+
+def make(config: Any, info: dict[str, Any]) -> Method:
+    """See the module."""
+    packed = info.get("packed")
+    check(config, info)
+    network = networks.make(SimpleNamespace(encoder=config.encoder, tied=True), info)
+    encoder, vocab = network.encoder, info["vocab"]
+    optimiser = optim.make(config.optim, config.steps)
+    if config.sparse:  # clipped together with the rows, below
+        unclipped = ConfigDict(dict(config.optim) | dict(clip=0.0))
+        optimiser = optim.make(unclipped, config.steps)
+    rate = optim.learning_rate(config.optim, config.steps)
+    if config.loss == "sampled":
+        sampler = softmax.sampler(
+            info["item_count"], info["num_items"], config.negatives, config.popularity
+        )
+
+    def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
+        rows = examples(batch, packed is not None)
+        params = network.init(key, rows.items[:, :1], rows.length * 0)
+        state = TrainState(jnp.zeros((), jnp.int32), params, optimiser.init(params))
+        if config.sparse:
+            table, rest = split(params)
+            state = state.replace(
+                opt_state=(optimiser.init(rest), row_optim.init(table))
+            )
+        if packed is None:
+            return state
+        x = jnp.zeros((len(rows.items), 1, network.width))
+        own = {"params": params["params"]["encoder"]}
+        # Rows without an event leave a cache as it is: this is the empty one.
+        none = encoder.apply(own, x, rows.length * 0, method="advance")[1]
+        return state.replace(extra=none)
+
+    def draw(key: Array, target: Array) -> Array:
+        """Negatives int32[B, T] or [n]; none for the whole catalogue."""
+        if config.loss == "sampled":
+            return sampler.draw(key)
+        if config.loss == "full":
+            return jnp.zeros(0, jnp.int32)
+        item = target.reshape(-1)
+        count = info["num_items"]
+        return recommender.negatives_of(key, item, count, 1).reshape(target.shape)
+
+    def loss_of(
+        own: Any,
+        table: Array,
+        ids: tuple[Array, Array, Array],
+        negatives: Array,
+        rows: Examples,
+        cache: Any,
+        key: Array,
+    ) -> tuple[Array, Any]:
+        """`ids`: items, targets and negatives as rows of `table`, the catalogue or
+        what of it the batch touches; `negatives`: as items."""
+        items, target, other = ids
+        x = table[items]
+        rngs = dict(dropout=key)
+        if rows.reset is None:
+            y = encoder.apply(own, x, rows.length, True, rngs=rngs)
+        else:
+            y, cache = encoder.apply(
+                own,
+                x,
+                rows.length,
+                rows.reset,
+                cache,
+                True,
+                method="advance",
+                rngs=rngs,
+            )
+        flat = y.reshape(-1, y.shape[-1])
+        if config.loss == "bce":
+            score = jnp.sum(y * table[target], axis=-1)
+            below = jnp.sum(y * table[other], axis=-1)
+            found = jax.vmap(losses.bce)(score.reshape(-1), below.reshape(-1))
+        elif config.loss == "sampled":
+            log_q = jnp.zeros(len(table)).at[other].set(sampler.log_q[negatives])
+            bias = jnp.zeros(len(table))
+            found = softmax.sampled_cross_entropy(
+                flat, table, bias, target.reshape(-1), other, log_q
+            )
+        else:
+            size = softmax.chunk_size(vocab, config.chunk)
+            found = softmax.chunked_cross_entropy(
+                flat,
+                table,
+                jnp.zeros(vocab),
+                target.reshape(-1),
+                size,
+                network.num_items,
+            )
+        real = (rows.target > 0).reshape(-1)
+        total = jnp.sum(jnp.where(real, found, 0.0))
+        return total / jnp.maximum(jnp.sum(real), 1), cache
+
+    def train_step(
+        state: TrainState, batch: Batch, key: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        key_negatives, key_dropout = jax.random.split(key)
+        rows = examples(batch, packed is not None)
+        negatives = draw(key_negatives, rows.target)
+        ids = rows.items, rows.target, negatives
+        cache = jax.lax.stop_gradient(state.extra)
+
+        def loss(own: Any, table: Array, ids: Any) -> tuple[Array, Any]:
+            return loss_of(own, table, ids, negatives, rows, cache, key_dropout)
+
+        if config.sparse:
+            state, value, cache = sparse_step(state, loss, ids)
+        else:
+
+            def whole(params: Any) -> tuple[Array, Any]:
+                table, own = split(params)
+                return loss(own, table, ids)
+
+            (value, cache), grads = jax.value_and_grad(whole, has_aux=True)(
+                state.params
+            )
+            updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            state = state.replace(params=params, opt_state=opt_state)
+        tokens = jnp.sum(rows.target > 0).astype(jnp.float32)
+        state = state.replace(step=state.step + 1, extra=cache)
+        return state, dict(loss=value, tokens=tokens)
+
+    def sparse_step(state: TrainState, loss: Any, ids: Any) -> tuple:
+        table, own = split(state.params)
+        touched, ids = row_optim.distinct(ids, vocab)
+        gathered = row_optim.gather(table, touched)
+        (value, cache), (grads, row_grads) = jax.value_and_grad(
+            loss, argnums=(0, 1), has_aux=True
+        )(own, gathered, ids)
+        if config.optim.clip > 0:
+            norm = optax.tree.norm((grads, row_grads))
+            scale = jnp.minimum(1.0, config.optim.clip / jnp.maximum(norm, 1e-12))
+            grads, row_grads = jax.tree.map(lambda g: scale * g, (grads, row_grads))
+        of_own, moments = state.opt_state
+        updates, of_own = optimiser.update(grads, of_own, own)
+        now = rate(state.step) if callable(rate) else rate
+        table, moments = row_optim.update(
+            row_grads, touched, table, moments, state.step, now
+        )
+        params = joined(state.params, table, optax.apply_updates(own, updates))
+        return (
+            state.replace(params=params, opt_state=(of_own, moments)),
+            value,
+            cache,
+        )
+
+    scores = recommender.make_scores(network, info)
+    return Method(init, train_step, recommender.make_eval_step(scores), scores=scores)
+
+
+def split(params: Any) -> tuple[Array, Any]:
+    """(item table float[V, D], the encoder's parameters); biases of items stay zero."""
+    found = params["params"]
+    return found["item_table"]["embedding"], {"params": found.get("encoder", {})}
+
+
+def joined(params: Any, table: Array, own: Any) -> Any:
+    """`params` with these parts."""
+    parts = dict(item_table=dict(embedding=table))
+    if own["params"]:
+        parts["encoder"] = own["params"]
+    return {"params": dict(params["params"]) | parts}
+
+
+def check(config: Any, info: dict[str, Any]) -> None:
+    """Raises UserError for what cannot be; says what is cut."""
+    recommender.check(SimpleNamespace(encoder=config.encoder, tied=True), info)
+    if config.loss not in LOSSES:
+        raise UserError(f"loss {config.loss!r} is unknown: use {', '.join(LOSSES)}")
+    if config.loss != "full":
+        recommender.check_negatives(config, info, fewest=1)
+    if config.sparse and config.loss == "full":
+        raise UserError(
+            "sparse=True with loss=full: a softmax over the catalogue touches every "
+            "row, use loss=sampled or loss=bce"
+        )
+    if config.sparse and (config.optim.name != "adam" or config.optim.weight_decay):
+        raise UserError(
+            f"sparse=True has Adam without decay, not {config.optim.name}: set "
+            "optim.name=adam and optim.weight_decay=0"
+        )
+    packed = info.get("packed")
+    if packed is None:
+        return
+    encoder = encoders.make(config.encoder, info["seq_len"])
+    if not hasattr(encoder, "advance") or getattr(encoder, "block", "") == "paper":
+        raise UserError(
+            f"encoder {config.encoder.name} cannot go on from a state, which packed "
+            "rows need: set data.examples=users, or use encoder mamba or mamba2"
+        )
+    if packed["longer"]:
+        logs.say(
+            f"{packed['longer']:,} histories are longer than data.seq_len="
+            f"{info['seq_len']}: training goes on with their state, evaluation sees "
+            "their last events"
+        )
