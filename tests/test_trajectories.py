@@ -274,35 +274,3 @@ def test_hopper_that_lies_on_the_ground_is_refused():
     trajectories_lib.validate(noise._replace(info=dict(name="mine", env_id="")))
     standing = (found.observation * [0, 1] + [1.2, 0]).astype(np.float32)
     trajectories_lib.validate(noise._replace(observation=standing))
-
-
-@pytest.mark.slow
-def test_ten_million_mapped_rows_take_little_memory(tmp_path):
-    """Statistics in chunks: the peak stays far below the size of the columns."""
-    import subprocess
-    import sys
-
-    script = f"""
-import numpy as np
-from ml_collections import ConfigDict
-from jaxrec.data import trajectories as t
-rows = 10_000_000
-def column(name, shape, dtype):
-    return np.lib.format.open_memmap(
-        "{tmp_path}/" + name, mode="w+", dtype=dtype, shape=(rows, *shape))
-observation = column("observation", (17,), np.float32)
-found = t.Trajectories(
-    observation, column("action", (6,), np.float32), column("reward", (), np.float32),
-    column("next", (17,), np.float32), column("terminal", (), bool),
-    column("timeout", (), bool), column("valid", (), bool), {{}}, {{}})
-found.timeout[999::1000] = True
-data = t.dataset(found, ConfigDict(dict(window=0, valid_fraction=0., top=1., seed=0)))
-assert data.info["num_episodes"] == 10_000
-with open("/proc/self/status") as file:
-    status = dict(line.split(":", 1) for line in file)
-print(int(status["RssAnon"].split()[0]) >> 10)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert int(done.stdout) < 600  # MiB held; the columns together are 1.6 GB
