@@ -65,6 +65,11 @@ def test_fingerprints_of_large_arrays_see_their_ends_and_sizes(monkeypatch):
         (dict(terminal=list("0001")), "bad: terminal is <U1, it must be numbers"),
         (dict(reward=list("abcd")), "bad: reward is <U1, it must be numbers"),
         (dict(observation=np.full((4, 1), "x")), "bad: observation is <U1"),
+        (
+            dict(reward=np.ones((4, 2))),
+            r"bad: reward has shape \(4, 2\), it must be one",
+        ),
+        (dict(reward=np.ones(3)), "bad: arrays .* equally many rows, .* reward 3"),
     ],
 )
 def test_columns_of_another_kind_are_refused(changes, message, tmp_path):

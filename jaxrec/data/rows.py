@@ -58,7 +58,7 @@ def from_arrays(
     action = _floats("action", action, name)
     if clip_actions:
         action = np.clip(action, -1, 1)
-    reward = _floats("reward", reward, name).reshape(-1)
+    reward = _numbers("reward", reward, name)
     terminal = _flags("terminal", terminal, name)
     told = timeout is not None
     timeout = _flags("timeout", timeout, name) if told else np.zeros(rows, bool)
@@ -68,10 +68,11 @@ def from_arrays(
     trajectories_lib.check_lengths(
         dict(observation=observation, action=action, reward=reward, terminal=terminal)
         | dict(timeout=timeout)
-        | extras
+        | extras,
+        f"{name}: ",
     )
     if rows == 0:
-        raise UserError("no episodes: the data have no rows")
+        raise UserError(f"{name}: no episodes: the data have no rows")
     time_limit = time_limit or limit(info.get("env_id", ""), told)
     if not (told or time_limit) and next_observation is None:
         raise UserError(
@@ -140,9 +141,19 @@ def _floats(column, array, name):
     return array.astype(np.float32, copy=False)
 
 
+def _numbers(column, array, name):
+    """float32[rows] of a column [rows], [rows, 1] or [1, rows]."""
+    array = _floats(column, array, name)
+    if array.size > max(array.shape, default=1):
+        raise UserError(
+            f"{name}: {column} has shape {array.shape}, it must be one number a row"
+        )
+    return array.reshape(-1)
+
+
 def _flags(column, array, name):
     """bool[rows] of a column that says yes or no, in whatever type: a copy."""
-    found = _floats(column, array, name).reshape(-1)
+    found = _numbers(column, array, name)
     odd = (found != 0) & (found != 1)  # a NaN too, which bool() takes for a yes
     if odd.any():
         row = int(odd.argmax())

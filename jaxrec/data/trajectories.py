@@ -284,7 +284,9 @@ def check_lengths(columns, prefix=""):
     sizes = {name: len(array) for name, array in columns.items()}
     if len(set(sizes.values())) > 1:
         found = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        raise UserError(f"{prefix}arrays must have equally many rows, found {found}")
+        raise UserError(
+            f"{prefix}arrays must have equally many rows, one a step, found {found}"
+        )
 
 
 def _check_hopper(t, name):
