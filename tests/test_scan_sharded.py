@@ -65,6 +65,9 @@ def test_defaults_and_a_batch_split_over_the_other_axis():
     placed = [jax.device_put(x, rows) if x.ndim == 3 else x for x in args]
     split = jax.jit(functools.partial(context.sharded_scan, mesh(), "time"))(*placed)
     np.testing.assert_allclose(split.y, selective_scan(*args).y, atol=1e-6)
+    # Chunks side by side within shards side by side.
+    form = functools.partial(context.sharded_scan, mesh(), "time", impl="two_pass")
+    np.testing.assert_allclose(jax.jit(form)(*args).y, split.y, atol=1e-6)
     with pytest.raises(UserError, match="'tme'.*data, time"):
         context.sharded_scan(mesh(), "tme", *args)
 

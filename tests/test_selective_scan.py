@@ -70,9 +70,8 @@ def test_the_oracle_sees_what_a_reset_does():
 
 
 @pytest.mark.parametrize("impl", ["custom_vjp", "two_pass"])
-@pytest.mark.parametrize("length", [5, 8])
-def test_fewer_steps_than_a_chunk(impl, length):
-    check(impl, oracle(length, with_reset=True))
+def test_fewer_steps_than_a_chunk(impl):
+    check(impl, oracle(5, with_reset=True))
 
 
 @pytest.mark.parametrize("impl", ["reference", "custom_vjp", "two_pass"])
