@@ -12,7 +12,6 @@ CPU time is of all threads of this process; the target is for one core:
 import argparse
 import json
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -43,29 +42,26 @@ def program(
     env: battle_city.BattleCity, form: str, envs: int, steps: int
 ) -> tuple[Callable[[], Any], float]:
     """A run of `steps` steps of `envs` games, and the seconds of its compilation."""
-    states = partial(jax.tree.map, lambda _: -1)  # the games on the last axis
     advance = stepper(env, form)
+    last = -1  # inside the scan the games are on the last axis
 
     def body(carry: Any, key: jax.Array) -> tuple[Any, Any]:
-        state, _ = carry
-        axes = states(state)
-        run = jax.vmap(advance, in_axes=(0, axes), out_axes=(axes, 0, 0))
-        state, seen, reward = run(jax.random.split(key, envs), state)
+        run = jax.vmap(advance, in_axes=(0, last), out_axes=(last, 0, 0))
+        state, seen, reward = run(jax.random.split(key, envs), carry[0])
         return (state, seen), reward.mean()
 
     def roll(key: jax.Array, carry: Any) -> Any:
         return jax.lax.scan(body, carry, jax.random.split(key, steps))
 
     def start(key: jax.Array) -> Any:
-        keys = jax.random.split(key, envs)
-        obs, state = jax.vmap(env.reset)(keys)
-        seen = {"tick": (), "step": obs}.get(form, None)
-        if seen is None:
-            seen = jax.vmap(env.observe)(state)
-        return jax.tree.map(lambda x: x.swapaxes(0, -1) if 0 else x, state), seen
+        obs, state = jax.vmap(env.reset, out_axes=(0, last))(
+            jax.random.split(key, envs)
+        )
+        if form == "observe":
+            obs = jax.vmap(env.observe, in_axes=last)(state)
+        return state, () if form == "tick" else obs
 
     state, seen = jax.jit(start)(jax.random.key(0))
-    state = jax.tree.map(lambda x: jax.numpy.moveaxis(x, 0, -1), state)
     held = [(state, seen), 0]
     compiled, seconds = timing.compiled(jax.jit(roll).lower(jax.random.key(0), held[0]))
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrec.envs.battle_city.layout import anyof, at, flat, tall, total
+from jaxrec.envs.battle_city.layout import anyof, at, flat, tall, total, where_any
 from jaxrec.envs.battle_city.maps import BRICK, EMPTY, STEEL
 from jaxrec.envs.battle_city.scenarios import Settings
 from jaxrec.envs.battle_city.state import State, cell_of, offset
@@ -31,48 +31,71 @@ def opponents_of(game: Settings, like: Array) -> Array:
     return tall(ours[:, None] != ours[None], like)
 
 
-def move(state: State, moving: Array) -> tuple[Array, Array, Array]:
+def move(state: State, moving: Array) -> tuple[State, Array]:
     """Move one tile ahead where bool[M, ...] says so and the tile is free.
 
     Of several tanks that want one tile none moves; two never swap; a tank enters a
-    tile that another leaves only if the other does leave. Returns row, column, moved.
+    tile that another leaves only if the other does leave. Returns who moved, too.
     """
+    wants, target = where_any(
+        moving & state.alive,
+        lambda state: _targets(state, moving),
+        state,
+        (jnp.zeros_like(moving), jnp.zeros_like(state.facing)),
+    )
+    goes = where_any(wants, lambda wants: _goers(state, wants, target), wants)
+    width = state.terrain.shape[1]
+    to = jnp.stack([target // width, target % width], 1)
+    return state._replace(pos=jnp.where(goes[:, None], to, state.pos)), goes
+
+
+def _targets(state: State, moving: Array) -> tuple[Array, Array]:
+    """Who would move onto ground it can cross, and its cell int32[M, ...]."""
     height, width = state.terrain.shape[:2]
-    num = len(moving)
     down, right = offset(state.facing)
-    row, col = state.pos[:, 0], state.pos[:, 1]
-    to_row, to_col = row + down, col + right
-    inside = (to_row >= 0) & (to_row < height) & (to_col >= 0) & (to_col < width)
-    cell = jnp.where(inside, to_row * width + to_col, 0)
+    row, col = state.pos[:, 0] + down, state.pos[:, 1] + right
+    inside = (row >= 0) & (row < height) & (col >= 0) & (col < width)
+    cell = jnp.where(inside, row * width + col, 0)
     ground = at(flat(state.terrain), cell).astype(jnp.int32)
-    wants = moving & state.alive & inside & ((CROSSABLE >> ground) & 1).astype(bool)
-    bit = tall(1 << jnp.arange(num), moving)
-    target = jnp.where(wants, cell, -1 - tall(jnp.arange(num), moving))
-    here = jnp.where(state.alive, row * width + col, -100)
-    blockers = jnp.zeros_like(cell)
+    free = ((CROSSABLE >> ground) & 1).astype(bool)
+    return moving & state.alive & inside & free, cell
+
+
+def _goers(state: State, wants: Array, target: Array) -> Array:
+    """Who of bool[M, ...] moves, if they want to the cells int32[M, ...]."""
+    num = len(wants)
+    number = tall(jnp.arange(num), wants)
+    target = jnp.where(wants, target, -1 - number)
+    here = jnp.where(state.alive, cell_of(state.pos, state.terrain.shape[1]), -100)
+    blockers = jnp.zeros_like(target)  # bits of the tanks on the target
     clash = jnp.zeros_like(wants)
     for j in range(num):
-        other = tall(jnp.arange(num) != j, moving)
         enters = target == here[j][None]
         blockers = blockers | (enters.astype(jnp.int32) << j)
-        clash = clash | (other & (target == target[j][None]))
+        clash = clash | ((number != j) & (target == target[j][None]))
         clash = clash | (enters & (here == target[j][None]))
     wants = wants & ~clash
+    bit = 1 << number
 
-    def leave(_, leaving: Array) -> Array:
+    def leave(_: int, leaving: Array) -> Array:
         goes = wants & ((blockers & ~leaving[None]) == 0)
         return total(jnp.where(goes, bit, 0))
 
     # From all who want to: each round drops those behind one who stays.
     leaving = lax.fori_loop(0, num, leave, total(jnp.where(wants, bit, 0)))
-    goes = (leaving[None] & bit) > 0
-    return jnp.where(goes, to_row, row), jnp.where(goes, to_col, col), goes
+    return (leaving[None] & bit) > 0
 
 
 def hit_tanks(
     game: Settings, state: State, hits: Hits, flying: Array
 ) -> tuple[State, Hits]:
-    """Bullets that share a tile with a tank other than their shooter."""
+    """Bullets bool[M, ...] that share a tile with a tank other than their shooter."""
+    return where_any(flying, lambda c: _hit_tanks(game, *c, flying), (state, hits))
+
+
+def _hit_tanks(
+    game: Settings, state: State, hits: Hits, flying: Array
+) -> tuple[State, Hits]:
     num, width = game.tanks, state.terrain.shape[1]
     here = jnp.where(state.alive, cell_of(state.pos, width), -1)
     there = jnp.where(flying, cell_of(state.bullet_pos, width), -2)
@@ -95,10 +118,31 @@ def advance_bullets(
     game: Settings, state: State, hits: Hits, faster: Array
 ) -> tuple[State, Hits]:
     """One tile further for the bullets that are `faster`, and what they meet."""
+    width = state.terrain.shape[1]
+    flying = state.bullet & faster
+    old = cell_of(state.bullet_pos, width)
+    state, hits = where_any(flying, lambda c: _fly(game, *c, faster), (state, hits))
+    state, hits = hit_tanks(game, state, hits, state.bullet & faster)
+
+    def meet(bullet: Array) -> Array:
+        """Without the opposing bullets that met on a tile or crossed between two."""
+        cell = cell_of(state.bullet_pos, width)
+        now = jnp.where(bullet, cell, -1 - tall(jnp.arange(game.tanks), cell))
+        opponents = opponents_of(game, cell)
+        met = jnp.zeros_like(bullet)
+        for j in range(game.tanks):
+            crossed = (old == now[j][None]) & (now == old[j][None])
+            met = met | (((now == now[j][None]) | crossed) & opponents[j])
+        return bullet & ~met
+
+    return state._replace(bullet=where_any(flying, meet, state.bullet)), hits
+
+
+def _fly(game: Settings, state: State, hits: Hits, faster: Array) -> tuple[State, Hits]:
+    """One tile further for the bullets that are `faster`; walls and bases they meet."""
     height, width = state.terrain.shape[:2]
     flying = state.bullet & faster
     down, right = offset(state.bullet_facing)
-    old_cell = cell_of(state.bullet_pos, width)
     row = state.bullet_pos[:, 0] + jnp.where(flying, down, 0)
     col = state.bullet_pos[:, 1] + jnp.where(flying, right, 0)
     inside = (row >= 0) & (row < height) & (col >= 0) & (col < width)
@@ -132,20 +176,15 @@ def advance_bullets(
         base_alive=base_alive,
     )
     hits = hits._replace(cell=jnp.where(flying & standing, cell, hits.cell))
-    state, hits = hit_tanks(game, state, hits, state.bullet & flying)
-    # Opposing bullets that met on a tile or crossed between two.
-    now = jnp.where(state.bullet, cell, -1 - tall(jnp.arange(game.tanks), cell))
-    opponents = opponents_of(game, cell)
-    met = jnp.zeros_like(flying)
-    for j in range(game.tanks):
-        crossed = (old_cell == now[j][None]) & (now == old_cell[j][None])
-        meets = (now == now[j][None]) | (crossed & state.bullet[j][None])
-        met = met | (meets & opponents[j])
-    return state._replace(bullet=state.bullet & ~met), hits
+    return state, hits
 
 
 def wear_down(game: Settings, state: State, cell: Array) -> State:
     """Brick, and steel hit with power 3, after the hits at int32[M, ...] (or -1)."""
+    return where_any(cell >= 0, lambda state: _wear_down(game, state, cell), state)
+
+
+def _wear_down(game: Settings, state: State, cell: Array) -> State:
     terrain, left = flat(state.terrain), flat(state.brick_hp)
     place = tall(jnp.arange(len(terrain)), cell)
     hurt, broken = jnp.zeros_like(left), jnp.zeros_like(left, bool)

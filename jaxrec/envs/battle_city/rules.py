@@ -11,9 +11,11 @@ Arrays are [things, ...] with any batch behind (see `layout`). Tanks: agents fir
 """
 
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
 from jaxrec.envs.battle_city import enemies
-from jaxrec.envs.battle_city.layout import anyof, at, flat, tall, total
+from jaxrec.envs.battle_city.layout import anyof, at, flat, tall, total, where_any
 from jaxrec.envs.battle_city.maps import ICE
 from jaxrec.envs.battle_city.physics import (
     Hits,
@@ -44,41 +46,36 @@ def step(
     `words`: uint32[random_words(game), ...].
     """
     slots = game.slots
-    theirs = enemies.decide(game, state, words[: 2 * slots])
+    theirs = where_any(
+        state.alive[game.agents :],
+        lambda state: enemies.decide(game, state, words[: 2 * slots]),
+        state,
+        jnp.zeros_like(state.facing[game.agents :]),
+    )
     decided = jnp.concatenate([actions.astype(jnp.int32), theirs])
     decided = jnp.where(state.alive & (state.stun == 0), decided, 0)
     turning = (decided >= 1) & (decided <= 4)
     facing = jnp.where(turning, decided - 1, state.facing)
     state = state._replace(facing=facing, last_action=decided[: game.agents])
-
-    row, col, moved = move(state, turning)
-    state = state._replace(pos=jnp.stack([row, col], 1))
+    state, moved = move(state, turning)
     hits = Hits(
         cell=jnp.full_like(state.facing, -1),
         damage=jnp.zeros_like(state.facing),
         stunned=jnp.zeros_like(state.alive),
     )
     state, hits = hit_tanks(game, state, hits, state.bullet)
+    state = fire(game, state, decided == 5)
 
-    fires = (decided == 5) & ~state.bullet & (state.reload == 0)
-    speed = jnp.where(state.kind == POWER, max(3, game.bullet_speed), game.bullet_speed)
-    state = state._replace(
-        fired=fires,
-        reload=jnp.where(fires, game.reload, state.reload),
-        bullet=state.bullet | fires,
-        bullet_pos=jnp.where(fires[:, None], state.pos, state.bullet_pos),
-        bullet_facing=jnp.where(fires, state.facing, state.bullet_facing),
-        bullet_speed=jnp.where(fires, speed, state.bullet_speed),
-    )
-    for tick in range(
-        max(3, game.bullet_speed) if game.mix[POWER] else game.bullet_speed
-    ):
-        state, hits = advance_bullets(game, state, hits, state.bullet_speed > tick)
+    def fly(tick: Array, carry: tuple[State, Hits]) -> tuple[State, Hits]:
+        return advance_bullets(game, *carry, carry[0].bullet_speed > tick)
+
+    fastest = max(3, game.bullet_speed) if game.mix[POWER] else game.bullet_speed
+    state, hits = lax.fori_loop(0, fastest, fly, (state, hits))
     state = wear_down(game, state, hits.cell)
     if game.ice:
         cell = cell_of(state.pos, state.terrain.shape[1])
-        row, col, _ = move(state, moved & (at(flat(state.terrain), cell) == ICE))
-        state = state._replace(pos=jnp.stack([row, col], 1))
+        sliding = moved & (at(flat(state.terrain), cell) == ICE)
+        state, _ = move(state, sliding)
     state, reward = deaths(game, state, hits)
     state = entries(game, state, words[2 * slots :])
     return finish(game, state, reward)
@@ -87,6 +84,20 @@ def step(
 def random_words(game: Settings) -> int:
     """32-bit words of chance in a tick: two an enemy and one for an entry."""
     return 2 * game.slots + 1
+
+
+def fire(game: Settings, state: State, wants: Array) -> State:
+    """Shots of the tanks bool[M, ...] whose bullet is back and whose gun is loaded."""
+    fires = wants & ~state.bullet & (state.reload == 0)
+    speed = jnp.where(state.kind == POWER, max(3, game.bullet_speed), game.bullet_speed)
+    return state._replace(
+        fired=fires,
+        reload=jnp.where(fires, game.reload, state.reload),
+        bullet=state.bullet | fires,
+        bullet_pos=jnp.where(fires[:, None], state.pos, state.bullet_pos),
+        bullet_facing=jnp.where(fires, state.facing, state.bullet_facing),
+        bullet_speed=jnp.where(fires, speed, state.bullet_speed),
+    )
 
 
 def deaths(game: Settings, state: State, hits: Hits) -> tuple[State, Array]:
@@ -99,14 +110,12 @@ def deaths(game: Settings, state: State, hits: Hits) -> tuple[State, Array]:
     reward = total((taken * share)[theirs]) * (10 / game.enemies)
     if game.death_penalty:
         reward = reward - game.death_penalty * total(dies[ours].astype(jnp.float32))
-    delay = tall(
-        [game.respawn_delay] * game.agents + [game.spawn_delay] * game.slots, hp
-    )
+    delay = [game.respawn_delay] * game.agents + [game.spawn_delay] * game.slots
     state = state._replace(
         hp=hp,
         alive=state.alive & ~dies,
         stun=jnp.where(hits.stunned, game.stun, state.stun),
-        timer=jnp.where(dies, delay, state.timer),
+        timer=jnp.where(dies, tall(delay, hp), state.timer),
         lives=state.lives - dies[ours].astype(jnp.int32),
         kills=state.kills + total(dies[theirs].astype(jnp.int32)),
     )
@@ -132,34 +141,30 @@ def entries(game: Settings, state: State, words: Array) -> State:
             + [state.pos[game.agents :]]
         )
         state = place(state, back, home, UP, game.agent_hp)
-    points = tall(game.map.enemies, state.lives)  # [K, 2, 1...]
+    ready = ~state.alive & (state.timer == 0) & (state.pool > 0)[None]
+    ready = ready & tall(np.arange(game.tanks) >= game.agents, ready)
+    return where_any(ready, lambda x: enter(game, state, x, words[0]), ready, state)
+
+
+def enter(game: Settings, state: State, ready: Array, word: Array) -> State:
+    """The first slot that is ready, bool[M, ...], at a free entry if there is one."""
+    points = tall(game.map.enemies, ready)  # [K, 2, 1...]
     num = len(points)
-    free = vacant(state, points, 1)
     # The first free point, counted from a random one.
-    turn = (words[0] & 0xFFFF).astype(jnp.int32)[None]
-    order = (tall(jnp.arange(num), turn) + turn) % num
-    order = jnp.where(free, order, num)
-    best = order[0]
-    for k in range(1, num):
-        best = jnp.minimum(best, order[k])
-    chosen = (order == best[None]) & free
-    row = total(jnp.where(chosen, points[:, 0], 0))
-    col = total(jnp.where(chosen, points[:, 1], 0))
-    ready = ~state.alive & (state.timer == 0) & (best < num)[None]
-    ready = ready & (state.pool > 0)[None]
-    waiting = jnp.zeros_like(ready[0])
-    enters = []
-    for j in range(game.tanks):
-        goes = ready[j] & ~waiting if j >= game.agents else jnp.zeros_like(waiting)
-        enters.append(goes)
-        waiting = waiting | goes
-    enters = jnp.stack(enters)
-    kind = kinds(game, words[0])
-    where = jnp.stack([row, col])[None]
+    turn = (word & 0xFFFF).astype(jnp.int32)[None]
+    order = jnp.where(
+        vacant(state, points, 1), (tall(jnp.arange(num), turn) + turn) % num, num
+    )
+    best = order.min(0)
+    chosen = (order == best[None])[:, None]
+    where = jnp.where(chosen, points, 0).sum(0)[None]
+    before = jnp.cumsum(ready.astype(jnp.int32), axis=0)
+    enters = ready & (before == 1) & (best < num)[None]
+    kind = kinds(game, word)
     state = place(state, enters, where, DOWN, kind_hp(kind)[None])
     return state._replace(
         kind=jnp.where(enters, kind[None], state.kind),
-        pool=state.pool - anyof(enters).astype(jnp.int32),
+        pool=state.pool - enters.any(0).astype(jnp.int32),
     )
 
 
