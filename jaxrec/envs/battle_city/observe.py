@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.envs.battle_city.enemies import covered
-from jaxrec.envs.battle_city.layout import at, flat, tall
+from jaxrec.envs.battle_city.layout import at, flat, tall, where_any
 from jaxrec.envs.battle_city.maps import BRICK, STEEL
 from jaxrec.envs.battle_city.scenarios import ARMOR, HP, Settings
 from jaxrec.envs.battle_city.state import State, cell_of
@@ -48,6 +48,13 @@ def cells(game: Settings, state: State) -> Array:
     height, width = state.terrain.shape[:2]
     terrain = flat(state.terrain).astype(jnp.int32)
     bits = (1 << terrain) & ~1
+    present = state.alive | state.bullet
+    return where_any(present, lambda bits: _tanks(game, state, bits), bits)
+
+
+def _tanks(game: Settings, state: State, bits: Array) -> Array:
+    """The bits of terrain, with those of tanks and bullets."""
+    height, width = state.terrain.shape[:2]
     where = tall(jnp.arange(height * width), bits)
     tank = jnp.where(state.alive, cell_of(state.pos, width), -1)
     bullet = jnp.where(state.bullet, cell_of(state.bullet_pos, width), -1)
@@ -63,9 +70,20 @@ def cells(game: Settings, state: State) -> Array:
 
 def windows(game: Settings, state: State) -> Array:
     """The agents' windows as bits, int32[A, (2r+1)^2, ...], zero for the dead."""
+    bits = cells(game, state)
+    alive = state.alive[: game.agents]
+    shape = (game.agents, (2 * game.radius + 1) ** 2, *alive.shape[1:])
+    return where_any(
+        alive,
+        lambda bits: _windows(game, state, bits),
+        bits,
+        jnp.zeros(shape, jnp.int32),
+    )
+
+
+def _windows(game: Settings, state: State, bits: Array) -> Array:
     height, width = state.terrain.shape[:2]
     side = 2 * game.radius + 1
-    bits = cells(game, state)
     offsets = np.stack(np.divmod(np.arange(side * side), side)) - game.radius
     down, right = (tall(x[None], state.facing) for x in offsets)
     row, col = (
