@@ -137,7 +137,7 @@ def test_a_long_history_goes_on_with_the_state_of_the_batch_before():
     "changes",
     [
         dict(loss="full"),
-        dict(loss="bce", sparse=True),
+        pytest.param(dict(loss="bce", sparse=True), marks=pytest.mark.slow),
         dict(loss="sampled", sparse=True),
     ],
 )
@@ -210,7 +210,7 @@ def test_a_step_does_not_touch_a_table_of_millions(sparse):
     batch = batch_of(0)
     state = jax.eval_shape(method.init, jax.random.key(0), batch, {})
     table = 4 * 64 * info["vocab"]
-    lowered = jit(method.train_step, donate_argnums=0).lower(
+    lowered = jax.jit(method.train_step, donate_argnums=0).lower(
         state, batch, jax.random.key(0)
     )
     found = timing.memory(lowered.compile())
@@ -221,7 +221,8 @@ def test_a_step_does_not_touch_a_table_of_millions(sparse):
         assert found["temporary_bytes"] > table  # the gradient: the gate can fail
 
 
-def test_the_smoke_form_runs_and_resumes_nothing(tmp_path):
+@pytest.mark.slow
+def test_the_smoke_form_runs(tmp_path):
     config = configs.get_config("smoke")
     config.data.data_dir = str(tmp_path)
     config.mesh = dict(data=1, model=1)
