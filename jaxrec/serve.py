@@ -72,23 +72,17 @@ def advance(
     capacity = len(served.states.layers[0].state)
     if row >= capacity:
         served = with_room(served, 2 * capacity)
-    layers, best = served.states.layers, None
+    states, best = served.states, None
     for first in range(0, len(items), serving.LONGEST):
         piece = items[first : first + serving.LONGEST]
+        # Few sizes, as each is a program.
         padded = np.zeros((1, 1 << (len(piece) - 1).bit_length()), np.int32)
         padded[0, : len(piece)] = piece
-        layers, _, best = serving.advance_rows(
-            model.network,
-            model.params,
-            layers,
-            np.array([row], np.int32),
-            padded,
-            np.array([len(piece)], np.int32),
-            k,
-        )
+        place, length = np.array([row], np.int32), np.array([len(piece)], np.int32)
+        states, _, best = serving.advance_rows(model, states, place, padded, length, k)
     found = np.asarray(best)[0]
     served.rows[user] = row
-    return served._replace(states=served.states.replace(layers=layers)), found
+    return served._replace(states=states), found
 
 
 def event(line: str) -> tuple[str | int, list[Any]]:
@@ -172,10 +166,8 @@ def until_stopped(lines: Iterable[str]) -> Iterator[str]:
 def warmed(model: Model, served: Served, k: int) -> Served:
     """The same, with the program of an event compiled: the first one need not wait."""
     none, one = np.zeros(1, np.int32), np.zeros((1, 1), np.int32)
-    layers, _, _ = serving.advance_rows(
-        model.network, model.params, served.states.layers, none, one, none, k
-    )
-    return served._replace(states=served.states.replace(layers=layers))
+    states, _, _ = serving.advance_rows(model, served.states, none, one, none, k)
+    return served._replace(states=states)
 
 
 def told(seconds: list[float], served: Served, refused: int) -> str:

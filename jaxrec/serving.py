@@ -234,13 +234,32 @@ def _extend(network: Any, params: Any, items: Array, length: Array, layers: Any)
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _top_k(network: Any, params: Any, x: Array, k: int) -> Any:
-    scores = network.apply(params, x, method="logits")
-    return jax.lax.top_k(scores.astype(jnp.float32), k)
+    table, bias = network.apply(params, method="ce_table")
+    # As `logits`, whose product would copy the transposed table for so few rows.
+    scores = jnp.einsum("vd,bd->bv", table, x.astype(jnp.float32)) + bias[None]
+    item = jnp.arange(len(bias))
+    exists = (item > 0) & (item <= network.num_items)
+    return jax.lax.top_k(jnp.where(exists[None], scores, -jnp.inf), k)
 
 
-# The states of all users are updated in place: an event costs its own row.
-@functools.partial(jax.jit, static_argnums=(0, 6), donate_argnums=2)
 def advance_rows(
+    model: Model, states: States, rows: Any, items: Any, length: Any, k: int
+) -> tuple[States, Array, Array]:
+    """`extend` of the users in some rows of the States of many, in place.
+
+    rows: int32[B], each once; items: int32[B, T]; length: int32[B]. An event costs its
+    own row, however many there are; the States given are gone afterwards.
+    -> (States, scores float32[B, k], items int32[B, k]).
+    """
+    args = model.network, model.params, states.layers, rows, items, length, k
+    own, scores, best = _advance_some(*args)
+    layers = _put(states.layers, own, rows)
+    return states.replace(layers=layers), scores, best
+
+
+# Two programs: in one that reads and writes them XLA copies the states of all users.
+@functools.partial(jax.jit, static_argnums=(0, 6))
+def _advance_some(
     network: Any,
     params: Any,
     layers: Any,
@@ -248,13 +267,12 @@ def advance_rows(
     items: Array,
     length: Array,
     k: int,
-) -> tuple[Any, Array, Array]:
-    """`extend` of the users in `rows` int32[B] (each once) of the layers of States.
-
-    items: int32[B, T]; length: int32[B]. The layers given are gone afterwards.
-    -> (layers, scores float32[B, k], items int32[B, k]).
-    """
+) -> Any:
     own = jax.tree.map(lambda leaf: leaf[rows], layers)
     x, own = network.apply(params, items, length, own, method=_advance)
-    layers = jax.tree.map(lambda leaf, one: leaf.at[rows].set(one), layers, own)
-    return layers, *_top_k(network, params, x, k)
+    return own, *_top_k(network, params, x, k)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _put(layers: Any, own: Any, rows: Array) -> Any:
+    return jax.tree.map(lambda leaf, one: leaf.at[rows].set(one), layers, own)

@@ -1,0 +1,91 @@
+"""python -m jaxrec.bench.serving [--encoder=mamba2] [--layers=2] [--items=20000]
+
+What an event costs after histories of 100 to 100,000 events: p50 and p99 of a step,
+with the product with the catalogue and the top 10, and the bytes that a user takes.
+Random items, untrained parameters of RecMamba's sizes: time does not depend on either.
+Users of all lengths are served in turn, so that a busy machine slows all alike.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxrec import serving
+from jaxrec.bench import timing
+from jaxrec.methods import ce
+from jaxrec.models import recommender as networks
+
+LENGTHS = (100, 1_000, 10_000, 100_000)
+K = 10
+
+
+def model_of(encoder: str, layers: int, items: int) -> serving.Model:
+    """Of RecMamba's sizes, in recommended blocks, untrained."""
+    config = ConfigDict(ce.HPARAMS)
+    config.encoder.update(name=encoder, num_layers=layers, scale_embedding=True)
+    info = dict(vocab=items + 1, num_items=items, seq_len=10)
+    network = networks.make(config, info)
+    one = np.ones((1, 1), np.int32)
+    params = jax.jit(network.init)(jax.random.key(0), one, np.ones(1, np.int32))
+    return serving.make(network, params)
+
+
+def measure(model: serving.Model, users: int, rounds: int) -> list[str]:
+    """The lines of the table; `users`: rows that the states have."""
+    draw, items = np.random.default_rng(0), model.network.num_items
+    states = serving.empty(model, users)
+
+    def feed(row: int, count: int) -> float:
+        """Milliseconds that `count` events of the user in `row` take."""
+        nonlocal states
+        given = draw.integers(1, items + 1, (1, count)).astype(np.int32)
+        rows, length = np.array([row], np.int32), np.array([count], np.int32)
+        begun = time.perf_counter()
+        states, _, best = serving.advance_rows(model, states, rows, given, length, K)
+        np.asarray(best)
+        return 1e3 * (time.perf_counter() - begun)
+
+    for size in (1, serving.LONGEST):
+        feed(len(LENGTHS), size)
+    prefill = []
+    for row, length in enumerate(LENGTHS):
+        pieces = [feed(row, serving.LONGEST) for _ in range(length // serving.LONGEST)]
+        rest = [feed(row, 1) for _ in range(length % serving.LONGEST)]
+        prefill.append((sum(pieces) + sum(rest)) / length)
+    steps = np.array(
+        [[feed(row, 1) for row in range(len(LENGTHS))] for _ in range(rounds)]
+    )
+    lines = ["events before | p50 ms | p99 ms | ms an event of the history"]
+    for row, length in enumerate(LENGTHS):
+        p50, p99 = np.percentile(steps[:, row], [50, 99])
+        lines.append(f"{length:,} | {p50:.3f} | {p99:.3f} | {prefill[row]:.3f}")
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print; returns 0."""
+    parser = argparse.ArgumentParser(description="Cost of an event by history.")
+    parser.add_argument("--encoder", default="mamba2", help="mamba or mamba2")
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--items", type=int, default=20_000, help="in the catalogue")
+    parser.add_argument("--users", type=int, default=1_000, help="with a state")
+    parser.add_argument("--rounds", type=int, default=1_000, help="steps a user")
+    given = parser.parse_args(argv)
+    model = model_of(given.encoder, given.layers, given.items)
+    leaves = jax.tree.leaves(serving.empty(model, 1))
+    parameters = model.params["params"]["encoder"]
+    count = sum(leaf.size for leaf in jax.tree.leaves(parameters))
+    print(f"{timing.machine()}; {given.encoder}, {given.layers} layers")
+    print(f"{count:,} parameters in the encoder, {given.items:,} items")
+    size = sum(leaf.nbytes for leaf in leaves)
+    print(f"{size:,} bytes a user, {size // given.layers:,} a layer")
+    print("\n".join(measure(model, given.users, given.rounds)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
