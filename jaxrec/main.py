@@ -70,7 +70,9 @@ def parse(argv: list[str]) -> list[str]:
     except Exception as error:  # a config file may raise anything
         # absl quotes the whole traceback of a config file, and ConfigDict the text of a
         # KeyError, quotes and escapes included; the last line says why.
-        text = str(error).encode().decode("unicode_escape").strip().strip("'\"")
+        text = str(error).encode().decode("unicode_escape").strip()
+        if text[:1] == text[-1:] and text[:1] in ("'", '"'):
+            text = text[1:-1]
         line = re.sub(r"^\w+(Error|Exception): ", "", text.splitlines()[-1])
         if early := re.match(
             r"Found (--\S+) in argv before a value for --config", line

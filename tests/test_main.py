@@ -65,7 +65,7 @@ def test_importing_the_package_imports_no_extras():
         ((TOY[0], "--config.train.method=tdbc"), ["'tdbc'", "td3bc"]),
         ((TOY[0], "--config.data.source=gim"), ["'gim'", "gym"]),
         ((TOY[0], "--config.train.steps=0"), ["train.steps is 0"]),
-        ((TOY[0], "--config.train.steps=many"), ["many"]),
+        ((TOY[0], "--config.train.steps=many"), ["'many' (see"]),
         (("--config=configs/td3bc.py:smok",), ["smok", "smoke"]),
         ((*TOY, "--config.mesh.model=64"), ["mesh.model"]),
         ((TOY[0], "--config.data.source=npz", "--config.data.path=no.npz"), ["no.npz"]),

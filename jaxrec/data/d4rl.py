@@ -11,6 +11,7 @@ TensorFlow is needed once, to prepare and convert; the result is cached. Data th
 prepared with file_format="array_record" are read without TensorFlow.
 """
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -59,13 +60,19 @@ def load(config: Any) -> Trajectories:
             f"data.name={config.name!r}: name the builder and its config, as in "
             f"{EXAMPLE!r} (without a config tensorflow-datasets takes v0-expert)"
         )
+    env = builder.removeprefix("d4rl_mujoco_")
+    if env != builder and env not in ENV_IDS:
+        near = difflib.get_close_matches(env, ENV_IDS, 3, 0.5) or list(ENV_IDS)
+        raise UserError(
+            f"unknown data set {config.name!r}: did you mean "
+            f"{', '.join(f'd4rl_mujoco_{name}' for name in near)}?"
+        )
     arrays, manifest = cache.cached(
         cache.directory(config.data_dir),
         config.name,
         dict(name=config.name, path=config.path, conversion=CONVERSION),
         lambda: _convert(config.name, config.path),
     )
-    env = builder.removeprefix("d4rl_mujoco_")
     version, _, level = level.partition("-")
     info = dict(
         name=config.name,
