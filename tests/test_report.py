@@ -1,112 +1,15 @@
-"""Reports: statistics against hand numbers, and tables and plots of made-up runs."""
+"""Reports: tables of made-up runs."""
 
-import csv
 import json
 import subprocess
 import sys
-from pathlib import Path
 
-import numpy as np
 import pytest
-from matplotlib import image
+from toy_runs import SCORE, read_csv, run_main, write_run
 
-from jaxrec import plots, report, statistics
+from jaxrec import report
 from jaxrec import runs as runs_lib
 from jaxrec.errors import UserError
-
-SCORE = "eval/normalized_score"
-
-
-def write_run(
-    path: Path,
-    seed: int,
-    last: dict,
-    name: str = "td3bc",
-    num_seeds: int = 1,
-    data: str = "gym/Hopper-v4/medium",
-    finished: bool = True,
-    best: dict | None = None,
-    **fields,
-) -> Path:
-    """A run folder with one stage whose curves rise linearly to `last` at step 40."""
-    config = dict(name=name, seed=seed, num_seeds=num_seeds, stages=["train"])
-    config |= dict(workdir=str(path), data=dict(name=data), train=dict(steps=40))
-    config["train"] |= fields
-    stage = path / "train"
-    stage.mkdir(parents=True)
-    (path / "config.json").write_text(json.dumps(config))
-    lines = []
-    for step in (10, 20, 30, 40) if finished else (10, 20):
-        line = {"step": step, "wall": 0.1 * step}
-        for metric, value in last.items():
-            scaled = (np.array(value, float) * step / 40).tolist()
-            line[metric] = scaled
-        lines.append(json.dumps(line) + "\n")
-    (stage / "metrics.jsonl").write_text("".join(lines))
-    if finished:
-        facts = dict(last=last, best=best or {}, steps=40, seconds=2.0, parameters=1234)
-        facts |= dict(steps_per_second=20.0, compile_seconds=1.0)
-        info = dict(name=data, version="7", env_id="Hopper-v4")
-        summary = dict(stages=dict(train=facts), device="cpu", seed=seed)
-        summary |= dict(num_seeds=num_seeds, data=info)
-        (path / "summary.json").write_text(json.dumps(summary))
-    return path
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def run_main(*arguments) -> int:
-    return report.main([str(argument) for argument in arguments])
-
-
-def test_t_interval_by_hand():
-    # sd of 1, 2, 3 is 1; t(0.975, 2) = 4.302653; 4.302653 / sqrt(3) = 2.484138
-    mean, half = statistics.interval(np.array([1.0, 2.0, 3.0]))
-    assert mean == 2.0
-    assert half == pytest.approx(2.484138, abs=1e-6)
-    # sd of 1..5 is 1.581139; t(0.975, 4) = 2.776445; over sqrt(5): 1.963243
-    _, halves = statistics.interval(
-        np.arange(1.0, 6.0)[:, None] * np.array([[1.0, 2.0]])
-    )
-    np.testing.assert_allclose(halves, [1.963243, 3.926486], atol=1e-5)
-
-
-def test_one_seed_has_no_interval():
-    mean, low, high = statistics.estimate(np.array([3.0]))
-    assert mean == 3.0 and np.isnan(low) and np.isnan(high)
-
-
-def test_iqm_by_hand():
-    assert statistics.iqm(np.arange(1.0, 9.0)) == 4.5  # of 3, 4, 5, 6
-    assert statistics.iqm(np.array([100.0, 0.0, 2.0, 1.0, 3.0])) == 2.0  # of 1, 2, 3
-    assert statistics.iqm(np.array([5.0, 1.0, 3.0])) == 3.0  # floor(3 / 4) = 0 cut
-    rows = np.array([[0.0, 1, 3, 9], [4.0, 8, 0, 2]])
-    np.testing.assert_array_equal(statistics.iqm(rows), [2.0, 3.0])
-
-
-def test_bootstrap_is_stratified():
-    # Within each task nothing varies, so nor may the interval; drawing from all six
-    # scores at once would give a wide one.
-    tasks = [np.zeros(3), np.full(3, 10.0)]
-    assert statistics.bootstrap_iqm(tasks) == (5.0, 5.0, 5.0)
-    # Two seeds 0 and 1: their mean is 0, 1/2, 1 with probability 1/4, 1/2, 1/4.
-    assert statistics.bootstrap_iqm([np.array([0.0, 1.0])]) == (0.5, 0.0, 1.0)
-    value, low, high = statistics.bootstrap_iqm([np.array([4.0]), np.array([0.0, 2.0])])
-    assert value == 2.0 and np.isnan(low) and np.isnan(high)
-
-
-def test_probability_of_improvement_by_hand():
-    # Task 1: of six pairs two won, two tied, two lost: 1/2. Task 2: all won: 1.
-    xs = [np.array([1.0, 2.0, 3.0]), np.array([5.0, 6.0])]
-    ys = [np.array([2.0, 2.0]), np.array([1.0, 2.0])]
-    value, low, high = statistics.improvement(xs, ys)
-    assert value == pytest.approx(0.75)
-    # Task 1 alone reaches 0 and 1 with probability 1/27 > 2.5%.
-    assert (low, high) == (pytest.approx(0.5), pytest.approx(1.0))
-    assert statistics.improvement(ys, xs)[0] == pytest.approx(0.25)
 
 
 def test_runs_and_seed_lists_are_pooled(tmp_path, capsys):
@@ -234,81 +137,6 @@ def test_comparison_over_tasks(tmp_path, capsys):
     assert "left out: gym/c" in output.err
     assert run_main(*arguments, "--task=data.nam") == 2
     assert "nearest: data.name" in capsys.readouterr().err
-
-
-def ink(path: Path, colour: tuple[float, float, float]) -> int:
-    """Pixels of a colour in a PNG, whose size is checked."""
-    pixels = image.imread(path)
-    assert pixels.shape[:2] == (800, 1200)
-    return int((np.abs(pixels[..., :3] - colour).max(-1) < 0.02).sum())
-
-
-BLUE, ORANGE, GREEN = (0.122, 0.467, 0.706), (1.0, 0.498, 0.055), (0.173, 0.627, 0.173)
-BAND = tuple(1 - 0.15 * (1 - c) for c in BLUE)
-
-
-def test_learning_curves_are_drawn(tmp_path):
-    for name in ("bc", "iql"):
-        for seed in (0, 1):
-            write_run(tmp_path / f"{name}{seed}", seed, {SCORE: 9.0 + seed}, name=name)
-    out = tmp_path / "out"
-    assert run_main(tmp_path / "bc*", f"--out={out}") == 0
-    picture = out / "eval_normalized_score.png"
-    assert ink(picture, BLUE) > 1000 and ink(picture, ORANGE) == 0
-    assert ink(picture, BAND) > 1000
-    assert run_main(tmp_path, f"--out={out}") == 0
-    assert ink(picture, ORANGE) > 1000 and ink(picture, GREEN) == 0
-    write_run(tmp_path / "other", 0, {SCORE: 9.0}, name="iql", data="gym/other")
-    assert run_main(tmp_path, f"--out={out}") == 0  # a panel a task, a line a method
-    assert ink(picture, ORANGE) > 1000 and ink(picture, GREEN) == 0
-    assert not list(out.glob("*.tmp"))
-
-
-def test_curve_pools_seeds_at_common_steps(tmp_path):
-    a = write_run(tmp_path / "a", 0, {SCORE: [4.0, 8.0]}, num_seeds=2)
-    b = write_run(tmp_path / "b", 2, {SCORE: 12.0})
-    lines = (b / "train" / "metrics.jsonl").read_text().splitlines()
-    (b / "train" / "metrics.jsonl").write_text("\n".join([lines[1], lines[3]]))
-    runs = [runs_lib.read_run(path) for path in (a, b)]
-    steps, mean, half = plots.curve(runs, "train", SCORE)
-    np.testing.assert_array_equal(steps, [20, 30, 40])
-    np.testing.assert_allclose(mean, [4.0, 6.0, 8.0])  # b's step 30 is interpolated
-    # Seeds 4, 8, 12 at step 40: sd 4, so four times the half width of 1, 2, 3.
-    np.testing.assert_allclose(half, np.array([2, 3, 4]) * 2.484138, rtol=1e-6)
-    assert plots.curve(runs, "train", "no/such") is None
-
-
-def test_plots_of_one_run(tmp_path):
-    last = {SCORE: [50.0, 60.0], "train/loss": [1.0, 2.0], "train/q": [3.0, 4.0]}
-    run = write_run(tmp_path / "a", 0, last, num_seeds=2)
-    assert report.plot_run(run) == [run / "plots" / "train.png"]
-    drawn = ink(run / "plots" / "train.png", BLUE)
-    # Three panels of four: nothing in the fourth.
-    assert image.imread(run / "plots" / "train.png")[420:, 640:, :3].min() == 1.0
-    more = {f"train/m{i:02}": [1.0, 2.0] for i in range(plots.PANELS)}
-    other = write_run(tmp_path / "b", 0, last | more, num_seeds=2)
-    names = [path.name for path in report.plot_run(str(other))]
-    assert names == ["train.png", "train-2.png"]
-    assert drawn > 1000 and ink(other / "plots" / "train-2.png", BLUE) > 1000
-
-
-def test_final_table(tmp_path):
-    last = {SCORE: [1.0, 2.0, 3.0], "train/loss": [0.5, 0.5, 0.5], "train/q": [1, 2, 3]}
-    run = write_run(tmp_path / "a", 0, last, num_seeds=3, best={SCORE: [4.0, 4.0, 4.0]})
-    summary = json.loads((run / "summary.json").read_text())
-    summary["data"]["reference"] = dict(random=-20.27, expert=3234.3, source="D4RL")
-    text = report.final_table(summary)
-    lines = [line.split("  ") for line in text.splitlines()]
-    cells = [[cell.strip() for cell in line if cell] for line in lines]
-    assert cells[0] == ["stage", "metric", "last", "best"]
-    assert cells[1] == ["train", SCORE, "2 [-0.4841, 4.484]", "4 [4, 4]"]
-    assert cells[2] == ["train", "train/loss", "0.5 [0.5, 0.5]", "-"]
-    assert cells[3:] == [
-        ["train: 40 steps, 2 s, 20 steps/s, 1,234 parameters"],
-        ["mean [95% interval] over 3 seeds"],
-        ["scores 0 and 100: D4RL's -20.27 and 3234"],
-        ["gym/Hopper-v4/medium 7 Hopper-v4, cpu"],
-    ]
 
 
 def test_errors_are_one_line_and_status_2(tmp_path, capsys):

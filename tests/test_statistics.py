@@ -110,3 +110,50 @@ def test_runs_on_other_events_are_not_compared(call):
         call(np.zeros(3), np.zeros(4))
     with pytest.raises(ValueError, match="3 values of 2 session"):
         call(np.zeros(3), np.zeros(3), np.zeros(2))
+
+
+def test_t_interval_by_hand():
+    # sd of 1, 2, 3 is 1; t(0.975, 2) = 4.302653; 4.302653 / sqrt(3) = 2.484138
+    mean, half = statistics.interval(np.array([1.0, 2.0, 3.0]))
+    assert mean == 2.0
+    assert half == pytest.approx(2.484138, abs=1e-6)
+    # sd of 1..5 is 1.581139; t(0.975, 4) = 2.776445; over sqrt(5): 1.963243
+    _, halves = statistics.interval(
+        np.arange(1.0, 6.0)[:, None] * np.array([[1.0, 2.0]])
+    )
+    np.testing.assert_allclose(halves, [1.963243, 3.926486], atol=1e-5)
+
+
+def test_one_seed_has_no_interval():
+    mean, low, high = statistics.estimate(np.array([3.0]))
+    assert mean == 3.0 and np.isnan(low) and np.isnan(high)
+
+
+def test_iqm_by_hand():
+    assert statistics.iqm(np.arange(1.0, 9.0)) == 4.5  # of 3, 4, 5, 6
+    assert statistics.iqm(np.array([100.0, 0.0, 2.0, 1.0, 3.0])) == 2.0  # of 1, 2, 3
+    assert statistics.iqm(np.array([5.0, 1.0, 3.0])) == 3.0  # floor(3 / 4) = 0 cut
+    rows = np.array([[0.0, 1, 3, 9], [4.0, 8, 0, 2]])
+    np.testing.assert_array_equal(statistics.iqm(rows), [2.0, 3.0])
+
+
+def test_bootstrap_is_stratified():
+    # Within each task nothing varies, so nor may the interval; drawing from all six
+    # scores at once would give a wide one.
+    tasks = [np.zeros(3), np.full(3, 10.0)]
+    assert statistics.bootstrap_iqm(tasks) == (5.0, 5.0, 5.0)
+    # Two seeds 0 and 1: their mean is 0, 1/2, 1 with probability 1/4, 1/2, 1/4.
+    assert statistics.bootstrap_iqm([np.array([0.0, 1.0])]) == (0.5, 0.0, 1.0)
+    value, low, high = statistics.bootstrap_iqm([np.array([4.0]), np.array([0.0, 2.0])])
+    assert value == 2.0 and np.isnan(low) and np.isnan(high)
+
+
+def test_probability_of_improvement_by_hand():
+    # Task 1: of six pairs two won, two tied, two lost: 1/2. Task 2: all won: 1.
+    xs = [np.array([1.0, 2.0, 3.0]), np.array([5.0, 6.0])]
+    ys = [np.array([2.0, 2.0]), np.array([1.0, 2.0])]
+    value, low, high = statistics.improvement(xs, ys)
+    assert value == pytest.approx(0.75)
+    # Task 1 alone reaches 0 and 1 with probability 1/27 > 2.5%.
+    assert (low, high) == (pytest.approx(0.5), pytest.approx(1.0))
+    assert statistics.improvement(ys, xs)[0] == pytest.approx(0.25)

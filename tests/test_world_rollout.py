@@ -259,21 +259,6 @@ def test_ends_at_their_boundaries_in_raw_units(env_id, dimension, alive, dead):
     np.testing.assert_array_equal(found["keep"][:, 1], ~is_dead)
 
 
-def test_choice_of_the_rule():
-    fallen = jnp.zeros((1, 11))
-    assert ends("Hopper-v4")(fallen, None).all()
-    for env_id in ("Hopper-v4", "Walker2d-v4", "HalfCheetah-v4", "Ant-v4"):
-        assert ends(env_id)(fallen + jnp.nan, None).all()
-    # Also where the model has a head, which here sees no end.
-    assert ends("Hopper-v4", has_head=True)(fallen, jnp.array([-1.0])).all()
-    assert ends("Hopper-v4", "none") is None
-    assert ends("") is None and ends("Swimmer-v4") is None
-    logit = jnp.array([-0.1, 0.0, 0.1])
-    for env_id, kind in (("", "auto"), ("Hopper-v4", "learned")):
-        found = ends(env_id, kind, has_head=True)(fallen, logit)
-        np.testing.assert_array_equal(found, [False, False, True])
-
-
 def test_learned_ends_follow_the_mean_logit():
     # Logits are rewards - 1: members -0.5 and 0.7, then 1 and -2, mean 0.1 and -0.5
     predict, state = told(np.zeros((2, 2, 1)), [[2.0, 0.5], [-1.0, 1.7]])
