@@ -143,7 +143,7 @@ def run_stage(
         if lost or is_used(config, stage.name):
             state = train.restore(stage, folder, earlier)
         if lost:
-            produce(stage, state, folder)
+            produce(mixed(stage, workdir), state, folder)
         return facts, state
     stage = mixed(stage, workdir)
     state, facts = train.train(stage, folder, evals, earlier, asked_to_stop)
@@ -184,6 +184,17 @@ def mixed(stage: Stage, workdir: Path) -> Stage:
     return stage._replace(dataset=stage.dataset._replace(mix=(blend,)))
 
 
+def own_rows(dataset: Dataset, number: int) -> Dataset:
+    """The dataset as one seed sees it: mixed in are its own rows alone."""
+    mixes = tuple(
+        Mix({k: v[number] for k, v in m.arrays.items()}, m.fraction)
+        if m.per_seed
+        else m
+        for m in dataset.mix
+    )
+    return dataset._replace(mix=mixes)
+
+
 def whole(artefact: Path) -> bool:
     """Whether an artefact can be read; says why it cannot."""
     try:
@@ -205,7 +216,7 @@ def produce(stage: Stage, state: TrainState, folder: Path) -> dict[str, Any]:
     arrays = [
         stage.method.produce(
             seeds.pick(state, number, stage.num_seeds),
-            stage.dataset,
+            own_rows(stage.dataset, number),
             seeds.pick(key, number, stage.num_seeds),
         )
         for number in range(stage.num_seeds)
