@@ -11,6 +11,9 @@ The state of an empty history is out[b, 0]: the GRU reads the (trainable) embedd
 padding there, the others read zeros, as in the code of SQN and its successors.
 Parameters are float32, and so are the outputs, also for bfloat16 inputs.
 
+mamba and mamba2 can also go on from a state, for packed rows, users longer than a row
+and serving: `encoder.advance`, see `mamba`.
+
 A new encoder is a class with this call and a property `out_width`, a line in ENCODERS,
 and its options in SPEC under the names of the class's fields.
 """
