@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from toy_recommenders import jit
 
 from jaxrec.bench import timing
 from jaxrec.models import attention, encoders
@@ -48,9 +49,7 @@ def value_and_grads(form):
         y = exists(form(q, k, v, LENGTH))
         return jnp.sum(weight * y), y
 
-    (_, y), grads = jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2), has_aux=True))(
-        *qkv()
-    )
+    (_, y), grads = jit(jax.value_and_grad(f, argnums=(0, 1, 2), has_aux=True))(*qkv())
     return y, *grads
 
 
@@ -100,7 +99,7 @@ def leaks(form):
     users and not time (RecMamba's LinRec) moves the first number, not the second.
     """
     inputs, other, length = qkv(), qkv(1), np.full(B, T)
-    form = jax.jit(form)
+    form = jit(form)
     out = form(*inputs, length)
     theirs = [x.at[1].set(y[1]) for x, y in zip(inputs, other)]
     own = [x.at[0, 0].set(y[0, 0]) for x, y in zip(inputs, other)]
@@ -143,7 +142,7 @@ def test_encoders_in_blocks_equal_the_full_ones(name):
     for form in ("full", "blockwise"):
         made, params = encoder(name, form)
 
-        @jax.jit
+        @jit
         @functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
         def run(params, x, made=made):
             y = made.apply(params, x, LENGTH)
@@ -192,7 +191,7 @@ def test_dropout_in_blocks_is_a_function_of_the_key_and_keeps_the_mean():
     made = made.copy(dropout=0.5)
     x = jax.random.normal(jax.random.key(3), (B, T, 16))
 
-    @jax.jit
+    @jit
     def apply(key):
         return made.apply(params, x, LENGTH, True, rngs={"dropout": key})
 
