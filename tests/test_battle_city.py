@@ -254,32 +254,50 @@ def equal(left, right):
     jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
-def test_vmap_is_the_loop_and_jit_changes_nothing(env, played):
-    states, keys = sample(played, 3), lambda: jax.random.split(jax.random.key(5), 3)
-    actions = jnp.array([[1, 5], [5, 2], [3, 4]])
-    step, batched = jax.jit(env.step), jax.jit(jax.vmap(env.step))
-    together = batched(keys(), states, actions)
-    for n in range(3):
-        one = jax.tree.map(lambda x: x[n], (states, actions))  # noqa: B023
-        alone = step(keys()[n], one[0], dict(zip(env.agents, one[1])))
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
-            alone,
-            jax.tree.map(lambda x: x[n], together),  # noqa: B023
-        )
-        equal(alone[1], jax.tree.map(lambda x: x[n], together[1]))  # noqa: B023
-    equal(batched(keys(), states, actions), together)  # a function of its arguments
-    with jax.disable_jit():
-        plain = env.step(keys()[0], jax.tree.map(lambda x: x[0], states), actions[0])
-    equal(plain[1], jax.tree.map(lambda x: x[0], together[1]))
-    # Games on the last axis, and a vmap over a vmap (seeds over games).
+def pieces(num=40, seed=5):
+    """Keys, made anew for each use, and actions of `num` games."""
+    actions = np.random.default_rng(0).integers(0, 6, (num, 2))
+    return jax.random.split(jax.random.key(seed), num), jnp.asarray(actions)
+
+
+def row(n, tree):
+    return jax.tree.map(lambda x: x[n], tree)
+
+
+def test_vmap_is_the_loop_and_equal_keys_give_equal_steps(env, played):
+    states = sample(played, 40)
+    tick, batched = jax.jit(env.tick), jax.jit(jax.vmap(env.tick))
+    keys, actions = pieces()
+    together = batched(keys, states, actions)
+    for n in range(0, 40, 4):
+        key, actions = row(n, pieces())
+        equal(tick(key, row(n, states), actions), row(n, together))
+    keys, actions = pieces()
+    equal(batched(keys, states, actions), together)
+    keys, actions = pieces(seed=6)
+    moved = batched(keys, states, actions)[0]
+    assert (moved.pos != together[0].pos).any()
+
+
+def test_jit_changes_nothing(env, played):
+    state = row(0, sample(played, 40))
+    key, actions = row(0, pieces())
+    plain = env.tick(key, state, actions)
+    key, actions = row(0, pieces())
+    equal(plain, jax.jit(env.tick)(key, state, actions))
+
+
+@pytest.mark.slow
+def test_games_on_the_last_axis_and_nested_vmap(env, played):
+    states = sample(played, 3)
+    keys, actions = pieces(3)
     last = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), states)
+    ticked = jax.jit(jax.vmap(env.tick))(keys, states, actions)
     moved = jax.jit(jax.vmap(env.tick, in_axes=(0, -1, 0), out_axes=(-1, 0)))
-    ticked = jax.jit(jax.vmap(env.tick))(keys(), states, actions)
-    found = moved(keys(), last, actions)
+    found = moved(pieces(3)[0], last, actions)
     equal((jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), found[0]), found[1]), ticked)
     twice = jax.tree.map(lambda x: x[None], (states, actions))
-    nested = jax.jit(jax.vmap(jax.vmap(env.tick)))(keys()[None], *twice)
+    nested = jax.jit(jax.vmap(jax.vmap(env.tick)))(pieces(3)[0][None], *twice)
     equal(jax.tree.map(lambda x: x[0], nested), ticked)
 
 
@@ -295,7 +313,7 @@ def test_interface_of_jaxmarl(env):
     equal(obs, jax.jit(env.get_obs)(state))
     available = env.get_avail_actions(state)
     assert available["ally_1"].tolist() == [True] * 6
-    actions = dict(ally_0=jnp.int32(FIRE), ally_1=jnp.int32(0))
+    actions = dict(ally_1=jnp.int32(0), ally_0=jnp.int32(FIRE))
     obs, state, rewards, dones, info = jax.jit(env.step)(
         jax.random.key(1), state, actions
     )
