@@ -147,7 +147,8 @@ def test_bullets_and_ground(table):
     assert after.terrain[1, 1] == EMPTY and not after.bullet.any()
     state = table.set(agents=[(1, 0, RIGHT), (3, 1, UP)], rows=rows)
     after, _ = table.play(state, FIRE, FIRE)
-    assert not after.bullet[0] and tuple(after.bullet_pos[1]) == (1, 1)
+    assert after.bullet.tolist()[:2] == [False, True]
+    assert tuple(after.bullet_pos[1]) == (1, 1)
 
 
 @pytest.mark.parametrize("speed, wall, target", [(3, 1, 5), (3, 2, 5), (3, 3, 5)])
