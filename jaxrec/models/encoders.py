@@ -24,7 +24,7 @@ from typing import Any
 
 from flax import linen as nn
 
-from jaxrec.models import hstu, mamba, sequence
+from jaxrec.models import hstu, mamba, sasrec, sequence
 from jaxrec.types import Array, UserError
 
 # "code" is that of SQN, SNQN and SA2C. Options of other encoders are ignored.
@@ -57,8 +57,8 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {
     "gru": sequence.GRU,
     "caser": sequence.Caser,
     "nextitnet": sequence.NextItNet,
-    "sasrec": sequence.SASRec,
-    "linrec": functools.partial(sequence.SASRec, attention="linear"),
+    "sasrec": sasrec.SASRec,
+    "linrec": functools.partial(sasrec.SASRec, attention="linear"),
     "hstu": hstu.HSTU,
     "mamba": mamba.Mamba,
     "mamba2": functools.partial(mamba.Mamba, mixer="ssd"),

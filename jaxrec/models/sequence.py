@@ -1,32 +1,31 @@
-"""Encoders of histories: GRU, Caser, NextItNet, SASRec. See `encoders` for the call.
+"""Encoders of histories: GRU, Caser, NextItNet. See `encoders` for the call.
 
-They are those of the code of SQN, SAC (Xin et al. 2020), SNQN and SA2C (2022) and
-follow GRU4Rec (Hidasi et al. 2016), Caser (Tang & Wang 2018), NextItNet (Yuan et al.
-2019) and SASRec (Kang & McAuley 2018), with simplifications that the classes name.
-Defaults of the fields are those of that code, which "the code" is below.
+They are those of the code of SQN, SAC (Xin et al. 2020), SNQN and SA2C (2022), with
+SASRec of `sasrec`, and follow GRU4Rec (Hidasi et al. 2016), Caser (Tang & Wang 2018)
+and NextItNet (Yuan et al. 2019), with simplifications that the classes name. Defaults
+of the fields are those of that code, which "the code" is below.
 """
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxrec.models import attention
 from jaxrec.types import Array
 
 glorot = nn.initializers.glorot_uniform()  # the default of TF1's layers
 
 
-def _norm(name: str) -> nn.LayerNorm:
+def norm(name: str) -> nn.LayerNorm:
     # Two-pass variance: one pass loses all digits of embeddings of size 0.01.
     return nn.LayerNorm(epsilon=1e-8, use_fast_variance=False, name=name)
 
 
-def _existing(length: Array, size: int) -> Array:
+def existing(length: Array, size: int) -> Array:
     """bool[B, T, 1]: the slots of events."""
     return (jnp.arange(size)[None] < length[:, None])[..., None]
 
 
-def _at_last(x: Array, length: Array) -> Array:
+def at_last(x: Array, length: Array) -> Array:
     """float[B, T, D] -> float[B, D] at max(length - 1, 0)."""
     index = jnp.maximum(length - 1, 0)
     return jnp.take_along_axis(x, index[:, None, None], axis=1)[:, 0]
@@ -41,7 +40,7 @@ def _shift(x: Array, steps: int) -> Array:
     return jnp.concatenate([jnp.zeros_like(x[:, :steps]), kept], axis=1)
 
 
-def _check_length(x: Array, max_len: int) -> None:
+def check_length(x: Array, max_len: int) -> None:
     if x.shape[1] > max_len:
         raise ValueError(f"{x.shape[1]} events, but max_len is {max_len}: raise it")
 
@@ -68,11 +67,11 @@ class GRU(nn.Module):
     def __call__(
         self, x: Array, length: Array, train: bool = False, only_last: bool = False
     ) -> Array:
-        x = jnp.where(_existing(jnp.maximum(length, 1), x.shape[1]), x, 0)
+        x = jnp.where(existing(jnp.maximum(length, 1), x.shape[1]), x, 0)
         for layer in range(self.num_layers):
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
             x = self._recurrence(x, str(layer))
-        return _at_last(x, length) if only_last else x
+        return at_last(x, length) if only_last else x
 
     def _recurrence(self, x: Array, name: str) -> Array:
         n, D = self.width, x.shape[-1]
@@ -119,9 +118,9 @@ class Caser(nn.Module):
     def __call__(
         self, x: Array, length: Array, train: bool = False, only_last: bool = False
     ) -> Array:
-        _check_length(x, self.max_len)
+        check_length(x, self.max_len)
         size = x.shape[1]
-        x = jnp.where(_existing(length, size), x, 0)
+        x = jnp.where(existing(length, size), x, 0)
         x = jnp.pad(x, ((0, 0), (0, self.max_len - size), (0, 0)))
         normal, tenth = (
             nn.initializers.truncated_normal(0.1),
@@ -191,7 +190,7 @@ class NextItNet(nn.Module):
     def __call__(
         self, x: Array, length: Array, train: bool = False, only_last: bool = False
     ) -> Array:
-        exists = _existing(length, x.shape[1])
+        exists = existing(length, x.shape[1])
         x = jnp.where(exists, x, 0)
         for block, dilation in enumerate(self.dilations):
             y = x
@@ -203,109 +202,7 @@ class NextItNet(nn.Module):
                     kernel_init=nn.initializers.truncated_normal(0.02),
                     name=f"conv_{block}_{layer}",
                 )(jnp.concatenate(taps, axis=-1))
-                y = nn.relu(_norm(f"norm_{block}_{layer}")(y))
+                y = nn.relu(norm(f"norm_{block}_{layer}")(y))
             x = x + nn.Dropout(self.dropout, deterministic=not train)(y)
             x = jnp.where(exists, x, 0)
-        return _at_last(x, length) if only_last else x
-
-
-class SASRec(nn.Module):
-    """Self-attention over the history, learned positions, `num_layers` blocks.
-
-    `prenorm="queries"` is SASRec's own code and the RL code's: with n = LN(x),
-    y = n + attention(queries n, keys and values x), m = LN(y), x' = m + FFN(m); no
-    projection after the heads. "all" is the usual pre-norm block with a projection:
-    y = x + attention(LN(x)), x' = y + FFN(LN(y)). A layer norm at the end of both.
-
-    `positions="left"` counts from the oldest event of the window (the RL code, which
-    pads on the right), "recency" from the newest of the history (SASRec's own code,
-    which pads on the left): out[b, t] then depends on `length`, not on later events.
-    """
-
-    width: int = 64
-    num_layers: int = 1
-    num_heads: int = 1
-    prenorm: str = "queries"
-    positions: str = "left"
-    scale_embedding: bool = False
-    ffn: int = 1
-    attention: str = "full"
-    max_len: int = 10
-    dropout: float = 0.1
-
-    @property
-    def out_width(self) -> int:
-        return self.width
-
-    @nn.compact
-    def __call__(
-        self, x: Array, length: Array, train: bool = False, only_last: bool = False
-    ) -> Array:
-        _check_length(x, self.max_len)
-        exists, time = _existing(length, x.shape[1]), jnp.arange(x.shape[1])[None]
-        table = self.param(
-            "positions_table", nn.initializers.normal(0.01), (self.max_len, self.width)
-        )
-        index = time  # [1, T]
-        if self.positions == "recency":
-            index = jnp.maximum(length[:, None] - 1 - time, 0)
-        scale = self.width**0.5 if self.scale_embedding else 1.0
-        x = scale * x + table[index]
-        x = self._drop(x, train)
-        x = jnp.where(exists, x, 0)
-        for layer in range(self.num_layers):
-            asks, asks_exist, now = x, exists, time
-            if only_last and layer == self.num_layers - 1:  # one query, all keys
-                asks, now = _at_last(x, length)[:, None], jnp.maximum(length - 1, 0)
-                asks_exist, now = (length > 0)[:, None, None], now[:, None]
-            y = self._block(asks, x, now, length, str(layer), train)
-            x = jnp.where(asks_exist, y, 0)
-        x = _norm("norm_out")(x)
-        return x[:, 0] if only_last else x
-
-    def _drop(self, x: Array, train: bool) -> Array:
-        return nn.Dropout(self.dropout, deterministic=not train)(x)
-
-    def _block(
-        self, asks: Array, x: Array, at: Array, length: Array, i: str, train: bool
-    ) -> Array:
-        """float[B, R, D] at slots int32[., R] attend to float[B, T, D] -> [B, R, D]."""
-        D, paper = self.width, self.prenorm == "queries"
-
-        def dense(y: Array, size: int, name: str) -> Array:
-            return nn.Dense(size, kernel_init=glorot, name=f"{name}_{i}")(y)
-
-        def heads(y: Array) -> Array:
-            return y.reshape(*y.shape[:2], self.num_heads, D // self.num_heads)
-
-        norm = _norm(f"norm_attention_{i}")
-        n = norm(asks)
-        keys = x if paper else norm(x)
-        q, k, v = dense(n, D, "query"), dense(keys, D, "key"), dense(keys, D, "value")
-        y = self._attend(heads(q), heads(k), heads(v), at, length, train)
-        y = y.reshape(asks.shape)
-        if not paper:
-            y = self._drop(dense(y, D, "project"), train)
-        y = (n if paper else asks) + y
-        m = _norm(f"norm_ffn_{i}")(y)
-        h = self._drop(nn.relu(dense(m, self.ffn * D, "up")), train)
-        return (m if paper else y) + self._drop(dense(h, D, "down"), train)
-
-    def _attend(
-        self, q: Array, k: Array, v: Array, at: Array, length: Array, train: bool
-    ) -> Array:
-        if self.attention == "linear":
-            return attention.linear(q, k, v, length)
-        scale = q.shape[-1] ** -0.5
-        if self.attention == "full" or q.shape[1] == 1:
-
-            def weigh(score: Array, seen: Array, at: Array) -> Array:
-                return self._drop(attention.softmax(score * scale, seen, at), train)
-
-            return attention.attend(q, k, v, at, length, weigh)
-        dropped = attention.dropout(self, self.dropout if train else 0.0)
-
-        def weigh_block(score: Array, seen: Array, at: Array) -> Array:
-            return dropped(attention.softmax(score * scale, seen, at), at)
-
-        return attention.blockwise(q, k, v, length, weigh_block)
+        return at_last(x, length) if only_last else x
