@@ -7,7 +7,9 @@ that no load changes; seconds of compilation. "ssd_" are Mamba-2's, another mode
 the others, of as many numbers: D channels in heads of 64.
 
 Ours to hold (`GATES`, with the defaults on a CPU): the adjoint by hand takes at most
-0.6 of the time of autodiff, the matrix products at most 0.6 of that.
+0.6 of the time of autodiff, the matrix products at most 0.6 of that. Threads that wait
+for a core count as busy: on a shared machine pin the process to one core,
+`taskset -c 1 python -m jaxrec.bench.scan`.
 """
 
 import argparse
