@@ -9,6 +9,10 @@ import optax
 
 from jaxrec.types import TrainState, UserError
 
+# Parameters that weight decay leaves alone, with or without the number of a layer at
+# the end: Mamba's decays, step sizes and skip, as its code.
+NO_DECAY = ("A_log", "dt_bias", "skip")
+
 
 def spec(
     name: str = "adam",
@@ -85,7 +89,9 @@ def build(config: Any, rate: float | optax.Schedule) -> optax.GradientTransforma
     if config.name == "adam":
         parts.append(optax.adam(rate))
     elif config.name == "adamw":
-        parts.append(optax.adamw(rate, weight_decay=config.weight_decay))
+        decay = _decay(config.weight_decay)
+        down = optax.scale_by_learning_rate(rate)
+        parts.append(optax.chain(optax.scale_by_adam(), decay, down))
     elif config.name == "sgd":
         parts.append(optax.sgd(rate))
     else:
@@ -93,6 +99,28 @@ def build(config: Any, rate: float | optax.Schedule) -> optax.GradientTransforma
     if config.name != "adamw" and config.weight_decay:
         raise UserError(f"weight_decay needs optimiser adamw, not {config.name}")
     return parts[0] if len(parts) == 1 else optax.chain(*parts)
+
+
+def decays(path: tuple[Any, ...]) -> bool:
+    """Whether weight decay moves the parameter at this path of a tree."""
+    name = str(getattr(path[-1], "key", path[-1])) if path else ""
+    stem, _, number = name.rpartition("_")
+    return name not in NO_DECAY and not (number.isdigit() and stem in NO_DECAY)
+
+
+def _decay(rate: float) -> optax.GradientTransformation:
+    """`optax.add_decayed_weights` but for NO_DECAY.
+
+    Its `mask` would do, with a state of another form: checkpoints would not fit.
+    """
+
+    def one(path: tuple[Any, ...], update: jax.Array, param: jax.Array) -> jax.Array:
+        return update + rate * param if decays(path) else update
+
+    def add(updates: Any, params: Any) -> Any:
+        return jax.tree.map_with_path(one, updates, params)
+
+    return optax.stateless(add)
 
 
 def descend(
