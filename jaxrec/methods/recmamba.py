@@ -11,10 +11,11 @@ back-propagation). "users" and "events" are windows, for any encoder.
 
 Losses: "full", a softmax over the catalogue in chunks; "sampled", over `negatives`
 shared by the batch, with the logQ correction; "bce", the paper's, with one uniform
-negative for each event that is not the event's item (the paper's: none of the user's
-items, which needs a list for each user). `sparse=True` moves the rows of the item table
-that a batch touches and no others (see `row_optim`); not with "full", which touches
-all.
+negative for each event that is none of the user's items in its row or window (the
+paper's: none in the user's training set, the same where that fits the row; a history
+that is cut or goes on in the next row may draw what lies beyond). `sparse=True` moves
+the rows of the item table that a batch touches and no others (see `row_optim`); not
+with "full", which touches all.
 """
 
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ import optax
 from ml_collections import ConfigDict
 
 from jaxrec import logs, optim, row_optim
+from jaxrec.losses import negatives as negatives_lib
 from jaxrec.losses import recommender as losses
 from jaxrec.losses import softmax
 from jaxrec.methods import recommender
@@ -65,6 +67,15 @@ def examples(batch: Batch, packed: bool) -> Examples:
     return Examples(items[:, :-1], jnp.maximum(length - 1, 0), items[:, 1:], None)
 
 
+def segments(rows: Examples) -> Array:
+    """int32[B, T]: a number for each history; 0 where there is no event."""
+    real = jnp.arange(rows.items.shape[1])[None] < rows.length[:, None]
+    if rows.reset is None:
+        return real.astype(jnp.int32)
+    number = 1 + jnp.cumsum(rows.reset, axis=1, dtype=jnp.int32)
+    return jnp.where(real, number, 0)
+
+
 def make(config: Any, info: dict[str, Any]) -> Method:
     """See the module."""
     packed = info.get("packed")
@@ -98,15 +109,15 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         none = encoder.apply(own, x, rows.length * 0, method="advance")[1]
         return state.replace(extra=none)
 
-    def draw(key: Array, target: Array) -> Array:
+    def draw(key: Array, rows: Examples) -> Array:
         """Negatives int32[B, T] or [n]; none for the whole catalogue."""
         if config.loss == "sampled":
             return sampler.draw(key)
         if config.loss == "full":
             return jnp.zeros(0, jnp.int32)
-        item = target.reshape(-1)
-        count = info["num_items"]
-        return recommender.negatives_of(key, item, count, 1).reshape(target.shape)
+        return negatives_lib.outside(
+            key, rows.items, rows.target, segments(rows), info["num_items"]
+        )
 
     def loss_of(
         own: Any,
@@ -165,7 +176,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     ) -> tuple[TrainState, dict[str, Array]]:
         key_negatives, key_dropout = jax.random.split(key)
         rows = examples(batch, packed is not None)
-        negatives = draw(key_negatives, rows.target)
+        negatives = draw(key_negatives, rows)
         ids = rows.items, rows.target, negatives
         cache = jax.lax.stop_gradient(state.extra)
 
