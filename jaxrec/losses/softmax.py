@@ -238,19 +238,33 @@ def sampler(
     return Sampler(popular, jnp.asarray(log_q))
 
 
+def unit(x: Array) -> Array:
+    """Rows float[..., D] over their L2 norm; zeros stay zeros, with a finite slope."""
+    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
+
+
 def sampled_cross_entropy(
-    x: Array, table: Array, bias: Array, target: Array, negatives: Array, log_q: Array
+    x: Array,
+    table: Array,
+    bias: Array,
+    target: Array,
+    negatives: Array,
+    log_q: Array,
+    temperature: float = 0.0,
 ) -> Array:
     """Cross entropy over the target and drawn negatives, logits less log q (logQ).
 
     Correcting by the log of the probability with which a negative is drawn makes the
     estimate of the full softmax consistent (Bengio and Senecal 2008; Yi et al. 2019);
     the target itself, always there, is not corrected. A negative equal to the target is
-    left out. negatives: int32[n], shared by the batch; log_q: float[V].
+    left out. negatives: int32[n], shared by the batch; log_q: float[V]. temperature:
+    above 0, cosines over it take the place of products.
     """
     # One gather, so that the gradient is one array [V, D] and not a sum of two.
     item = jnp.concatenate([target, negatives])
     rows, biases = table[item], bias[item]
+    if temperature:
+        x, rows = unit(x) / temperature, unit(rows)
     size = target.shape[0]
     positive = jnp.sum(x * rows[:size], axis=-1) + biases[:size]
     y = x @ rows[size:].T + (biases[size:] - log_q[negatives])[None]

@@ -10,12 +10,13 @@ with the state of the batch before, through which no gradient flows (truncated
 back-propagation). "users" and "events" are windows, for any encoder.
 
 Losses: "full", a softmax over the catalogue in chunks; "sampled", over `negatives`
-shared by the batch, with the logQ correction; "bce", the paper's, with one uniform
-negative for each event that is none of the user's items in its row or window (the
-paper's: none in the user's training set, the same where that fits the row; a history
-that is cut or goes on in the next row may draw what lies beyond). `sparse=True` moves
-the rows of the item table that a batch touches and no others (see `row_optim`); not
-with "full", which touches all.
+shared by the batch, with the logQ correction, or with `temperature` by cosines over it,
+in training and in scores, where uniform negatives need no correction (ours); "bce", the
+paper's, with one uniform negative for each event that is none of the user's items in
+its row or window (the paper's: none in the user's training set, the same where that
+fits the row; a history that is cut or goes on in the next row may draw what lies
+beyond). `sparse=True` moves the rows of the item table that a batch touches and no
+others (see `row_optim`); not with "full", which touches all.
 """
 
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -40,6 +42,7 @@ HPARAMS = dict(  # ours but where noted
     encoder=encoders.SPEC | dict(name="mamba2", num_layers=2),
     loss="full",  # sampled, bce: the paper's
     negatives=128,  # of "sampled"
+    temperature=0.0,  # of "sampled": above 0 (0.05 is usual) cosines over it
     popularity=0.0,  # of "sampled": power of the frequency that they are drawn with
     chunk=512,  # of "full": items at a time, for memory and speed; there are many rows
     sparse=False,
@@ -80,7 +83,8 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     """See the module."""
     packed = info.get("packed")
     check(config, info)
-    network = networks.make(SimpleNamespace(encoder=config.encoder, tied=True), info)
+    fields = dict(encoder=config.encoder, tied=True, temperature=config.temperature)
+    network = networks.make(SimpleNamespace(**fields), info)
     encoder, vocab = network.encoder, info["vocab"]
     optimiser = optim.make(config.optim, config.steps)
     if config.sparse:  # clipped together with the rows, below
@@ -91,6 +95,9 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         sampler = softmax.sampler(
             info["item_count"], info["num_items"], config.negatives, config.popularity
         )
+        if config.temperature:  # popularity alone is corrected, not the number drawn
+            log_q = sampler.log_q + np.log(info["num_items"] / config.negatives)
+            sampler = sampler._replace(log_q=log_q)
 
     def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
         rows = examples(batch, packed is not None)
@@ -155,7 +162,13 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             log_q = jnp.zeros(len(table)).at[other].set(sampler.log_q[negatives])
             bias = jnp.zeros(len(table))
             found = softmax.sampled_cross_entropy(
-                flat, table, bias, target.reshape(-1), other, log_q
+                flat,
+                table,
+                bias,
+                target.reshape(-1),
+                other,
+                log_q,
+                config.temperature,
             )
         else:
             size = softmax.chunk_size(vocab, config.chunk)
@@ -250,6 +263,11 @@ def check(config: Any, info: dict[str, Any]) -> None:
         raise UserError(f"loss {config.loss!r} is unknown: use {', '.join(LOSSES)}")
     if config.loss != "full":
         recommender.check_negatives(config, info, fewest=1)
+    if config.temperature < 0 or (config.temperature and config.loss != "sampled"):
+        raise UserError(
+            f"temperature={config.temperature} with loss={config.loss}: use 0, or with "
+            "loss=sampled a number above it"
+        )
     if config.sparse and config.loss == "full":
         raise UserError(
             "sparse=True with loss=full: a softmax over the catalogue touches every "

@@ -7,6 +7,7 @@ of a few items costs a gather of rows and not a product with the whole catalogue
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -107,7 +108,8 @@ class Recommender(nn.Module):
 
     `q_heads`: None for no value head, 0 for one, K for K (see ItemHead). `tied`: the
     softmax head's rows are those of the item table (a bias of its own); otherwise as in
-    the SQN code a table of its own.
+    the SQN code a table of its own. `temperature`: above 0, logits of a tied head are
+    cosines of state and item over it.
     """
 
     vocab: int
@@ -117,6 +119,7 @@ class Recommender(nn.Module):
     out_width: int
     q_heads: int | None = None
     tied: bool = False
+    temperature: float = 0.0
 
     def setup(self) -> None:
         # N(0, 0.01) as the SQN code.
@@ -150,7 +153,8 @@ class Recommender(nn.Module):
     def ce_table(self) -> tuple[Array, Array]:
         """Rows float[V, D'] and bias float[V] of the softmax head."""
         if self.tied:
-            return self.item_table.embedding, self.ce_bias
+            table = self.item_table.embedding
+            return (_unit(table) if self.temperature else table), self.ce_bias
         return self.ce_head.table, self.ce_head.bias
 
     def logits(self, x: Array) -> Array:
@@ -158,7 +162,10 @@ class Recommender(nn.Module):
         if not self.tied:
             return self.ce_head(x)
         item = jnp.arange(self.vocab)
-        y = x @ self.item_table.embedding.T + self.ce_bias[None]
+        table, bias = self.ce_table()
+        if self.temperature:
+            x = _unit(x) / self.temperature
+        y = x @ table.T + bias[None]
         exists = (item > 0) & (item <= self.num_items)
         return jnp.where(exists[None], y, NOT_AN_ITEM)
 
@@ -191,4 +198,10 @@ def make(config: Any, info: dict[str, Any], q_heads: int | None = None) -> Recom
         out_width=encoders.out_width(config.encoder),
         q_heads=q_heads,
         tied=config.tied,
+        temperature=getattr(config, "temperature", 0.0),
     )
+
+
+def _unit(x: Array) -> Array:
+    """float[N, D] over its L2 norms, as `losses.softmax.unit`."""
+    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
