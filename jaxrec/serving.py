@@ -76,6 +76,7 @@ def make(network: networks.Recommender, params: Any, ids: Any = None) -> Model:
     fields = [field.name for field in dataclasses.fields(encoder)]
     facts = {name: getattr(encoder, name) for name in fields if name not in FREE}
     facts |= dict(vocab=network.vocab, items=network.num_items, tied=network.tied)
+    facts |= dict(temperature=network.temperature)
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         digest.update(f"{jax.tree_util.keystr(path)}{leaf.shape}{leaf.dtype}".encode())

@@ -266,6 +266,7 @@ def test_settings_that_cannot_be_are_refused():
             "cannot go on from a state",
         ),
         (dict(temperature=0.05), "temperature=0.05 with loss=full"),
+        (dict(tied=False), "tied=False: recmamba scores by the item table"),
         (dict(loss="sampled", negatives=0), "negatives=0: this needs 1"),
     ):
         with pytest.raises(UserError, match=match):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from configs import recmamba as recmamba_config
 from jaxrec import defaults, experiment, serve, serving, snapshots
 from jaxrec.methods import ce
 from jaxrec.models import recommender as networks
@@ -256,3 +257,21 @@ def test_a_run_is_served(tmp_path, capsys):
     (tmp_path / "run" / "train" / "done.json").unlink()
     assert serve.main([run], []) == 2
     assert "is not finished" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_on_packed_histories_is_served(tmp_path):
+    """What the README's stream is served from: the table scores, cosines too."""
+    config = recmamba_config.get_config("smoke")
+    config.data.data_dir = str(tmp_path / "data")
+    config.train.update(steps=2, log_every=2, eval_every=2, checkpoint_every=2)
+    config.train.recmamba.update(loss="sampled", negatives=8, temperature=0.05)
+    experiment.run(config, tmp_path / "run")
+    model = serving.load(tmp_path / "run")
+    x, _ = serving.prefill(model, np.array([[1, 2, 3]]), np.array([3]))
+    table = np.asarray(model.params["params"]["item_table"]["embedding"])
+    table = table / np.linalg.norm(table, axis=1, keepdims=True)
+    scores = np.asarray(x)[0] / np.linalg.norm(x[0]) @ table.T
+    scores = scores[1 : model.network.num_items + 1]
+    found = np.asarray(serving.top_k(model, x, 3)[1][0])
+    np.testing.assert_array_equal(found, np.argsort(-scores, kind="stable")[:3] + 1)

@@ -19,7 +19,6 @@ beyond). `sparse=True` moves the rows of the item table that a batch touches and
 others (see `row_optim`); not with "full", which touches all.
 """
 
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -40,6 +39,7 @@ from jaxrec.types import Array, Batch, Method, TrainState, UserError
 LOSSES = ("full", "sampled", "bce")
 HPARAMS = dict(  # ours but where noted
     encoder=encoders.SPEC | dict(name="mamba2", num_layers=2),
+    tied=True,  # states are scored by the item table itself, as in the paper
     loss="full",  # sampled, bce: the paper's
     negatives=128,  # of "sampled"
     temperature=0.0,  # of "sampled": above 0 (0.05 is usual) cosines over it
@@ -83,8 +83,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     """See the module."""
     packed = info.get("packed")
     check(config, info)
-    fields = dict(encoder=config.encoder, tied=True, temperature=config.temperature)
-    network = networks.make(SimpleNamespace(**fields), info)
+    network = networks.make(config, info)
     encoder, vocab = network.encoder, info["vocab"]
     optimiser = optim.make(config.optim, config.steps)
     if config.sparse:  # clipped together with the rows, below
@@ -258,7 +257,9 @@ def joined(params: Any, table: Array, own: Any) -> Any:
 
 def check(config: Any, info: dict[str, Any]) -> None:
     """Raises UserError for what cannot be; says what is cut."""
-    recommender.check(SimpleNamespace(encoder=config.encoder, tied=True), info)
+    recommender.check(config, info)
+    if not config.tied:
+        raise UserError("tied=False: recmamba scores by the item table, set tied=True")
     if config.loss not in LOSSES:
         raise UserError(f"loss {config.loss!r} is unknown: use {', '.join(LOSSES)}")
     if config.loss != "full":
