@@ -18,7 +18,7 @@ from jaxrec.data import loader
 from jaxrec.envs import gym, online
 from jaxrec.envs import users as users_lib
 from jaxrec.errors import UserError
-from jaxrec.methods import fqe, recommender, world_accuracy
+from jaxrec.methods import fqe, windows, world_accuracy
 from jaxrec.types import Array, Batch, Dataset, Method, TrainState
 
 Metrics = dict[str, Any]
@@ -134,7 +134,7 @@ def ranking(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metr
 
     @jax.jit
     def step(state: TrainState, batch: Batch, facts: Any) -> Any:
-        event = recommender.transition(batch)
+        event = windows.transition(batch)
         scores = method.scores(state, event.items, event.length, event.timestep)
         if mask_seen:
             row = jnp.arange(len(event.items))[:, None]
@@ -190,7 +190,7 @@ def recall_by_lag(
 
     @jax.jit
     def step(state: TrainState, batch: Batch) -> Any:
-        event = recommender.transition(batch)
+        event = windows.transition(batch)
         scores = method.scores(state, event.items, event.length, event.timestep)
         hit = metrics.rank(scores, event.action) <= 10
         last = jnp.maximum(event.length - 1, 0)[:, None]

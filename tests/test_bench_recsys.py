@@ -8,7 +8,7 @@ import pytest
 
 from jaxrec.bench import recsys, recsys_naive, recsys_parts
 from jaxrec.data import loader
-from jaxrec.methods import copies, recommender
+from jaxrec.methods import copies, windows
 from jaxrec.models import recommender as networks
 
 ITEMS, BATCH = 60, 16
@@ -40,7 +40,7 @@ def test_the_naive_loop_minimises_the_same_loss(data, name, monkeypatch):
 
     batch = loader.gather(data.train, rows, data.window, np)
     network = networks.make(config, data.info, None if name == "ce" else 0)
-    event = recommender.transition(batch)
+    event = windows.transition(batch)
     one, two = (
         network.init(jax.random.key(i), event.items, event.length) for i in (0, 1)
     )

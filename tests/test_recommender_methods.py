@@ -22,31 +22,15 @@ from jaxrec.methods import (
     snqn,
     sqn,
     vpq,
+    windows,
 )
 from jaxrec.models import recommender as networks
-
-
-def test_transitions_by_hand():
-    batch = dict(
-        item=jnp.array([[9, 9, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6]]),
-        mask=jnp.array([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]], bool),
-    )
-    names = ("reward", "kind", "done", "timestep", "reward_to_go", "remaining")
-    row = jnp.arange(6.0)[None].repeat(2, 0)
-    batch |= {name: row for name in (*names, "next_item")}
-    found = recommender.transition(batch)
-    np.testing.assert_array_equal(found.items, [[3, 4, 5, 0, 0], [1, 2, 3, 4, 5]])
-    np.testing.assert_array_equal(found.length, [3, 5])
-    np.testing.assert_array_equal(found.action, [6, 6])
-    np.testing.assert_array_equal(found.next_items, [[3, 4, 5, 6, 0], [2, 3, 4, 5, 6]])
-    np.testing.assert_array_equal(found.next_length, [4, 5])
-    np.testing.assert_array_equal(found.reward, [5, 5])
 
 
 def test_only_copy_one_ranks():
     method = make(sqn)
     state = start(method)
-    event = recommender.transition(batch_of())
+    event = windows.transition(batch_of())
     args = event.items, event.length, event.timestep
     ranks = toy.compiled(method.scores)
     scores = ranks(state, *args)
@@ -83,7 +67,7 @@ def test_snqn_without_negatives_is_sqn():
 
 def test_sqn_that_selects_the_logged_item_is_eval(monkeypatch):
     """At gamma 0.5: the selector is all that differs."""
-    event = recommender.transition(batch_of())
+    event = windows.transition(batch_of())
     assert (event.next_action > 0).any() and (event.done > 0).any()
     options = dict(batch=lambda step: batch_of())
     with pytest.raises(AssertionError):
@@ -158,7 +142,7 @@ def test_gamma_zero_is_regression_of_the_reward():
     method = make(sqn, gamma=0.0)
     states, metrics = run(method, start(method), 2)
     for step, state in enumerate(states[:2]):
-        event = recommender.transition(batch_of(step))
+        event = windows.transition(batch_of(step))
         first = bool(copies.coin(jnp.int32(step)))
         q = values(state.params if first else state.target_params, event)
         want = 0.5 * np.mean((event.reward - q) ** 2)
@@ -190,7 +174,7 @@ def test_the_weight_of_the_actor_carries_no_gradient(name):
 
 
 def test_negatives_bootstrap_at_the_end_unless_masked():
-    event = recommender.transition(batch_of())
+    event = windows.transition(batch_of())
     done = np.asarray(event.done) > 0
     assert done.any() and not done.all()
     config = ConfigDict(snqn.HPARAMS | dict(negative_reward=-0.25))
@@ -226,7 +210,7 @@ def test_learns_the_ring(name, encoder):
     method = make(module, encoder=dict(name=encoder), optim=dict(lr=1e-2))
     state, loss = toy.train(method, start(method), 150)
     assert np.isfinite(loss).all() and loss[-10:].mean() < loss[:5].mean()
-    event = recommender.transition(batch_of(500))
+    event = windows.transition(batch_of(500))
     ranks = toy.compiled(method.scores)
     scores = np.array(ranks(state, event.items, event.length, event.timestep))
     rank = 1 + (scores > scores[np.arange(BATCH), event.action][:, None]).sum(1)
@@ -238,41 +222,6 @@ def test_proxies_regress_their_count(function):
     method = make(proxy, function, optim=dict(lr=1e-2), max_count=10)
     _, metrics = run(method, start(method), 60)
     assert metrics[-1]["proxy"] < 0.5 * metrics[0]["proxy"]
-
-
-def prefixes(batch):
-    """The windows of this one's events as batches that end at each of them."""
-    for end in range(1, toy_sessions.SEQ_LEN + 2):
-        part = {k: np.zeros_like(v) for k, v in batch.items()}
-        for k, v in batch.items():
-            part[k][:, -end:] = v[:, :end]
-        yield part
-
-
-@pytest.mark.parametrize("first", [False, True])
-def test_a_window_gives_what_its_prefixes_give(first):
-    """And the first event of a session, from nothing, where the data score it."""
-    info = data().info | dict(protocol=dict(score_first_event=first))
-    whole, single = toy.build(ce, info=info, positions="all"), make(ce)
-    batch, state = dict(batch_of()), start(single)
-    # At the start all events are as likely.
-    draw = np.random.default_rng(0)
-    anything = lambda x: draw.normal(size=x.shape).astype(np.float32)  # noqa: E731
-    state = state.replace(params=jax.tree.map(anything, state.params))
-    evaluate = toy.compiled(single.eval_step)
-    rows = []
-    for part in prefixes(batch):
-        exists = part["mask"][:, -1] & (part["item"][:, -1] > 0)
-        keep = exists & (part["mask"][:, -2] | (first & (part["timestep"][:, -1] == 0)))
-        for i in np.flatnonzero(keep):
-            weight = np.zeros(BATCH)
-            weight[i] = 1.0
-            found = evaluate(state, part | dict(weight=weight), jax.random.key(0))
-            rows.append(float(found["loss"]))
-    _, metrics = toy.compiled(whole.train_step)(state, batch, jax.random.key(0))
-    np.testing.assert_allclose(metrics["loss"], np.mean(rows), rtol=1e-5)
-    starts = (batch["timestep"] == 0) & batch["mask"]
-    assert 0 < starts.sum() < BATCH
 
 
 def test_chunks_give_the_plain_softmax():

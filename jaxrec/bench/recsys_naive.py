@@ -16,7 +16,7 @@ import optax
 from jaxrec import program
 from jaxrec.data import loader
 from jaxrec.losses import softmax
-from jaxrec.methods import recommender
+from jaxrec.methods import recommender, windows
 from jaxrec.models import recommender as networks
 
 
@@ -28,7 +28,7 @@ def loop(
     network = networks.make(config, data.info, None if name == "ce" else 0)
     adam = optax.adam(config.optim.lr)
     batch = loader.host_batch(data, stage.config.batch_size, np.uint32(0), 0)
-    event = jax.jit(recommender.transition)(batch)
+    event = jax.jit(windows.transition)(batch)
     copies = [
         network.init(jax.random.key(i), event.items, event.length) for i in (0, 1)
     ]
@@ -78,7 +78,7 @@ def loop(
         for _ in range(updates):
             rows = draw.integers(len(data.train["item"]), size=stage.config.batch_size)
             batch = loader.gather(data.train, rows, data.window, np)
-            event = jax.jit(recommender.transition)(batch)
+            event = jax.jit(windows.transition)(batch)
             main = int(draw.integers(2))
             tables = {}
             if name != "ce":

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec import logs, optim
-from jaxrec.methods import recommender
+from jaxrec.methods import windows
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, TrainState, UserError
 
@@ -42,7 +42,7 @@ def make_init(
     """`Method.init` of two copies of a network; `optimiser` as in `init_both`."""
 
     def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
-        event = recommender.transition(batch)
+        event = windows.transition(batch)
         return init_both(
             lambda key: network.init(key, event.items, event.length), optimiser, key
         )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxrec import optim
 from jaxrec.losses import recommender as losses
-from jaxrec.methods import copies, recommender
+from jaxrec.methods import copies, recommender, windows
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState
 
@@ -26,13 +26,14 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     """L = weight (L_p + L_n)."""
     recommender.check(config, info)
     recommender.check_negatives(config, info)
+    read = windows.make_reader(config, info)
     network = networks.make(config, info, q_heads=0)
     optimiser = optim.make_timed(config.optim, config.steps)
 
     def train_step(
         state: TrainState, batch: Batch, key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        event = recommender.transition(batch)
+        event = read(batch)
         key_main, key_negatives, key_targets = jax.random.split(key, 3)
         keys = recommender.dropout_keys(config, key_targets, 4)
         items = recommender.negatives_of(
@@ -46,17 +47,15 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             y_negative = recommender.negative_bellman(*args, keys[2:], config)
 
             def loss(params: Any) -> tuple[Array, dict[str, Array]]:
-                x = recommender.state_of(
-                    network, params, event.items, event.length, key_main
-                )
+                x = recommender.states(network, params, event, key_main)
                 q = recommender.apply(network, params, "q_at", x, both)
-                td = jnp.mean(losses.td(q[:, 0], y, config.td_scale))
-                negative = jnp.mean(
+                td = event.mean(losses.td(q[:, 0], y, config.td_scale))
+                negative = event.mean(
                     jax.vmap(losses.negatives, in_axes=(0, 0, None))(
                         q[:, 1:], y_negative, config.td_scale
                     )
                 )
-                parts = dict(td=td, negative=negative, q=jnp.mean(q[:, 0]))
+                parts = dict(td=td, negative=negative, q=event.mean(q[:, 0]))
                 return config.weight * (td + negative), parts
 
             (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(main)

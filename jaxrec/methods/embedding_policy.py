@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxrec import optim
 from jaxrec.losses import value
-from jaxrec.methods import recommender, td3bc
+from jaxrec.methods import recommender, td3bc, windows
 from jaxrec.models import control
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState, UserError
@@ -57,7 +57,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         params = earlier[config.encoder_stage].params
         frozen = jax.tree.map(jnp.copy, params)
         table, _ = recommender.apply(network, frozen, "ce_table")
-        event = recommender.transition(batch)
+        event = windows.transition(batch)
         s = recommender.state_of(network, frozen, event.items, event.length)
         key_actor, key_critic = jax.random.split(key)
         a = jnp.zeros((len(s), width))
@@ -82,7 +82,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     def train_step(
         state: TrainState, batch: Batch, key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        event = recommender.transition(batch)
+        event = windows.transition(batch)
         params, target, opt_state = state.params, state.target_params, state.opt_state
         frozen, items = state.extra["network"], state.extra["items"]
         s = recommender.state_of(network, frozen, event.items, event.length)

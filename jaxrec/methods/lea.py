@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxrec import logs, optim
 from jaxrec.losses import recommender as losses
 from jaxrec.losses import softmax
-from jaxrec.methods import copies, recommender
+from jaxrec.methods import copies, recommender, windows
 from jaxrec.methods import teacher as teachers
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState, UserError
@@ -51,12 +51,17 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         teacher = teachers.of_vectors(config.item_vectors, info)
     else:
         teacher = teachers.of_stage(config.teacher_stage, info)
+    if config.positions != "last":
+        raise UserError(
+            f"positions={config.positions!r}: the teacher of lea sees one event of a "
+            "window, use positions=last"
+        )
     network = networks.make(config, info, q_heads=0)
     optimiser = optim.make_timed(config.optim, config.steps)
     click_reward = float(info["rewards"][0])
 
     def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
-        event = recommender.transition(batch)
+        event = windows.transition(batch)
         frozen = jax.tree.map(jnp.copy, teacher.init(earlier))
         shape = jax.eval_shape(teacher.embed, frozen, event.items, event.length)
 
@@ -73,7 +78,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     def train_step(
         state: TrainState, batch: Batch, key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        event = recommender.transition(batch)
+        event = windows.transition(batch)
         key_main, key_targets, key_extra = jax.random.split(key, 3)
         keys = recommender.dropout_keys(config, key_targets, 2)
         keys_extra = recommender.dropout_keys(config, key_extra, 2)
@@ -136,9 +141,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     return Method(init, train_step, recommender.make_eval_step(scores), scores=scores)
 
 
-def step(
-    event: recommender.Transition, items: Array, reward: Array
-) -> recommender.Transition:
+def step(event: windows.Transition, items: Array, reward: Array) -> windows.Transition:
     """The transitions [B n] that follow from other actions: int32[B, n], float[B, n].
 
     The session is taken to go on: the teacher does not say when users leave.

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec import optim
-from jaxrec.methods import recommender
+from jaxrec.methods import recommender, windows
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState, UserError
 
@@ -37,13 +37,14 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     ):
         if config[field] not in known:
             raise UserError(f"{field} {config[field]!r} is unknown: {', '.join(known)}")
+    read = windows.make_reader(config, info)
     network = networks.make(config, info)
     prompt = networks.Prompt(config.max_step, config.prompt_dropout)
     optimiser = optim.make(config.optim, config.steps)
     mean_return = jnp.asarray(info["mean_return"], jnp.float32)  # of training alone
 
     def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
-        event = recommender.transition(batch)
+        event = windows.transition(batch)
         key_network, key_prompt = jax.random.split(key)
         params = dict(network=network.init(key_network, event.items, event.length))
         x = recommender.state_of(network, params["network"], event.items, event.length)
@@ -58,22 +59,21 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             extra=jnp.copy(mean_return),
         )
 
-    def tail(params, items, length, timestep, reward_to_go, key=None) -> Array:
-        """What the softmax head sees: float[B, D']."""
-        keys = (None, None) if key is None else jax.random.split(key)
-        x = recommender.state_of(network, params["network"], items, length, keys[0])
-        if config.prompt == "return":
-            rngs = None if key is None else {"dropout": keys[1]}
-            train = key is not None
-            x = prompt.apply(
-                params["prompt"], x, timestep, reward_to_go, train, rngs=rngs
-            )
-        return x
+    def prompted(params, x, timestep, reward_to_go, key=None) -> Array:
+        """What the softmax head sees: float[N, D']; with a key dropout is on."""
+        if config.prompt == "off":
+            return x
+        rngs = None if key is None else {"dropout": key}
+        train = key is not None
+        return prompt.apply(
+            params["prompt"], x, timestep, reward_to_go, train, rngs=rngs
+        )
 
     def train_step(
         state: TrainState, batch: Batch, key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        event = recommender.transition(batch)
+        event = read(batch)
+        key_state, key_prompt = jax.random.split(key)
         weight = dict(
             none=jnp.ones_like(event.reward),
             immediate=event.reward,
@@ -81,18 +81,12 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         )[config.loss_weight]
 
         def loss(params: Any) -> Array:
-            x = tail(
-                params,
-                event.items,
-                event.length,
-                event.timestep,
-                event.reward_to_go,
-                key,
-            )
+            x = recommender.states(network, params["network"], event, key_state)
+            x = prompted(params, x, event.timestep, event.reward_to_go, key_prompt)
             ce = recommender.cross_entropy(
                 network, params["network"], x, event.action, config.chunk
             )
-            return jnp.mean(weight * ce)
+            return event.mean(weight * ce)
 
         total, grads = jax.value_and_grad(loss)(state.params)
         state = optim.advance(optimiser, grads, state)
@@ -104,7 +98,8 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         # Past the longest training session the last mean stands.
         step = jnp.minimum(timestep, state.extra.shape[0] - 1)
         wanted = config.prompt_mu * state.extra[step]
-        x = tail(state.params, items, length, timestep, wanted)
+        x = recommender.state_of(network, state.params["network"], items, length)
+        x = prompted(state.params, x, timestep, wanted)
         y = recommender.apply(network, state.params["network"], "logits", x)
         return recommender.only_items(y, info)
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxrec import optim
 from jaxrec.losses import recommender as losses
-from jaxrec.methods import recommender
+from jaxrec.methods import recommender, windows
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState
 
@@ -40,23 +40,24 @@ def make_fut(config: Any, info: dict[str, Any]) -> Method:
 def make(config: Any, info: dict[str, Any], count: Callable[..., Array]) -> Method:
     """`count`: Transition -> int32[B], what the value head has to tell."""
     recommender.check(config, info)
+    read = windows.make_reader(config, info)
     network = networks.make(config, info, q_heads=0)
     optimiser = optim.make(config.optim, config.steps)
 
     def train_step(
         state: TrainState, batch: Batch, key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        event = recommender.transition(batch)
+        event = read(batch)
         share = jnp.minimum(count(event) / config.max_count, 1.0)
 
         def loss(params: Any) -> tuple[Array, dict[str, Array]]:
-            x = recommender.state_of(network, params, event.items, event.length, key)
+            x = recommender.states(network, params, event, key)
             ce = recommender.cross_entropy(
                 network, params, x, event.action, config.chunk
             )
-            ce = jnp.mean(ce)
+            ce = event.mean(ce)
             q = recommender.apply(network, params, "q_at", x, event.action)
-            proxy = jnp.mean(losses.proxy(q, share, config.td_scale))
+            proxy = event.mean(losses.proxy(q, share, config.td_scale))
             return ce + config.weight * proxy, dict(ce=ce, proxy=proxy)
 
         (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(state.params)

@@ -31,7 +31,7 @@ from jaxrec import logs, optim, row_optim
 from jaxrec.losses import negatives as negatives_lib
 from jaxrec.losses import recommender as losses
 from jaxrec.losses import softmax
-from jaxrec.methods import recommender
+from jaxrec.methods import recommender, windows
 from jaxrec.models import encoders
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState, UserError
@@ -66,7 +66,7 @@ def examples(batch: Batch, packed: bool) -> Examples:
         length = jnp.sum(real, axis=1).astype(jnp.int32)
         reset = real & (batch["position"] == 0)
         return Examples(batch["item"], length, batch["next_item"], reset)
-    items, length = recommender.align_left(batch["item"], batch["mask"])
+    items, length = windows.align_left(batch["item"], batch["mask"])
     return Examples(items[:, :-1], jnp.maximum(length - 1, 0), items[:, 1:], None)
 
 

@@ -6,7 +6,7 @@ purchase). Methods differ in their losses; each keeps its own step.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,8 @@ import optax
 from jaxrec import optim
 from jaxrec.losses import recommender as losses
 from jaxrec.losses import softmax
+from jaxrec.methods import windows
+from jaxrec.methods.windows import Transition
 from jaxrec.models import encoders
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, TrainState, UserError
@@ -23,6 +25,7 @@ from jaxrec.types import Array, Batch, TrainState, UserError
 HPARAMS = dict(
     encoder=encoders.SPEC,  # gru, caser, nextitnet, sasrec
     tied=False,  # softmax rows = item table; code: a table of its own
+    positions="last",  # code; "all": every event of a window is an example, ours
     chunk=4_096,  # items at a time in softmax and argmax, for speed; 0 = all, ours
     optim=optim.spec(lr=5e-3),  # Adam; papers: 0.005 RetailRocket, 0.01 RC15
 )
@@ -39,58 +42,6 @@ NEGATIVE_HPARAMS = dict(
     negative_reward=0.0,  # r_n, paper
     mask_negative_target=False,  # True: no bootstrap at the last event, ours; code: off
 )
-
-
-class Transition(NamedTuple):
-    """One event each of B sessions; histories from the left, zeros behind them."""
-
-    items: Array  # int32[B, L], the last L events before
-    length: Array  # int32[B], how many of them exist, 0 to L
-    action: Array  # int32[B], the item
-    reward: Array  # float32[B]
-    kind: Array  # int32[B], 0 = click, 1 = purchase
-    done: Array  # float32[B], 1.0 at the last event of the session
-    timestep: Array  # int32[B], index in the session
-    reward_to_go: Array  # float32[B]
-    remaining: Array  # int32[B], events after this one
-    next_items: Array  # int32[B, L], the last L events with this one
-    next_length: Array  # int32[B], 1 to L
-    next_action: Array  # int32[B], the next item, 0 at the last event
-
-
-def align_left(items: Array, exists: Array) -> tuple[Array, Array]:
-    """The events of windows [B, L] that end at the right: from the left, and how many.
-
-    `exists`: bool[B, L], False before the start of the session.
-    """
-    size = items.shape[1]
-    length = jnp.sum(exists, axis=1).astype(jnp.int32)
-    place = jnp.arange(size)[None, :]
-    index = jnp.minimum(place + (size - length)[:, None], size - 1)
-    moved = jnp.take_along_axis(items, index, axis=1)
-    return jnp.where(place < length[:, None], moved, 0), length
-
-
-def transition(batch: Batch) -> Transition:
-    """Windows [B, L + 1] of events, which end at the event to predict."""
-    item, mask = batch["item"], batch["mask"]
-    items, length = align_left(item[:, :-1], mask[:, :-1])
-    next_items, next_length = align_left(item[:, 1:], mask[:, 1:])
-    last = {name: array[:, -1] for name, array in batch.items() if array.ndim == 2}
-    return Transition(
-        items=items,
-        length=length,
-        action=last["item"],
-        reward=last["reward"],
-        kind=last["kind"],
-        done=last["done"],
-        timestep=last["timestep"],
-        reward_to_go=last["reward_to_go"],
-        remaining=last["remaining"],
-        next_items=next_items,
-        next_length=next_length,
-        next_action=last["next_item"],
-    )
 
 
 def check(config: Any, info: dict[str, Any]) -> None:
@@ -145,7 +96,7 @@ def make_init(
     """`Method.init` of one network; two copies: see `copies.make_init`."""
 
     def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
-        event = transition(batch)
+        event = windows.transition(batch)
         params = network.init(key, event.items, event.length)
         return TrainState(jnp.zeros((), jnp.int32), params, optimiser.init(params))
 
@@ -166,6 +117,36 @@ def state_of(
 ) -> Array:
     """The user's state float[B, D']; with a key dropout is on."""
     return apply(network, params, "state", items, length, key is not None, key=key)
+
+
+def states(
+    network: networks.Recommender, params: Any, event: Transition, key=None
+) -> Array:
+    """s, the state before each event: float[N, D']; with a key dropout is on."""
+    if event.next_place is None:
+        return state_of(network, params, event.items, event.length, key)
+    args = event.items, event.length, key is not None
+    x = apply(network, params, "states", *args, key=key)
+    if event.next_place.shape[1] > x.shape[1]:
+        # The state of the empty history, alike in all rows.
+        none = jnp.zeros_like(event.items[:1])
+        key = None if key is None else jax.random.fold_in(key, 1)
+        start = state_of(network, params, none, jnp.zeros_like(none[:, 0]), key)
+        start = jnp.broadcast_to(start[:, None], (len(x), 1, x.shape[-1]))
+        x = jnp.concatenate([start, x], axis=1)
+    return x.reshape(-1, x.shape[-1])
+
+
+def next_states(
+    network: networks.Recommender, params: Any, event: Transition, key=None
+) -> Array:
+    """s', the state after each event: float[N, D']; with a key dropout is on."""
+    args = event.next_items, event.next_length
+    if event.next_place is None:
+        return state_of(network, params, *args, key)
+    x = apply(network, params, "states", *args, key is not None, key=key)
+    x = jnp.take_along_axis(x, event.next_place[..., None], axis=1)
+    return x.reshape(-1, x.shape[-1])
 
 
 def cross_entropy(
@@ -223,7 +204,7 @@ def make_eval_step(scores: Callable[..., Array]) -> Callable[..., dict[str, Arra
     """Held-out cross entropy of the softmax of some `Method.scores`."""
 
     def eval_step(state: TrainState, batch: Batch, key: Array) -> dict[str, Array]:
-        event = transition(batch)
+        event = windows.transition(batch)
         y = scores(state, event.items, event.length, event.timestep)
         loss = optax.softmax_cross_entropy_with_integer_labels(y, event.action)
         weight = batch["weight"]
@@ -236,18 +217,16 @@ def double_q(
     network: networks.Recommender,
     main: Any,
     target: Any,
-    seen: tuple[Array, Array],
+    states: Callable[[Any, Array | None], Array],
     keys: tuple[Array | None, Array | None],
     chunk: int,
 ) -> Array:
-    """Q_target(s, argmax_a Q_main(s, a)) after `seen` (items, length): float32[B].
+    """Q_target(s, argmax_a Q_main(s, a)) in the states of (params, key): float32[N].
 
     Only the selector needs the values of all items.
     """
-    x = state_of(network, main, *seen, keys[0])
-    best = best_item(network, main, x, chunk)
-    x = state_of(network, target, *seen, keys[1])
-    return apply(network, target, "q_at", x, best)
+    best = best_item(network, main, states(main, keys[0]), chunk)
+    return apply(network, target, "q_at", states(target, keys[1]), best)
 
 
 def bellman(
@@ -260,10 +239,13 @@ def bellman(
 ) -> Array:
     """Double Q-learning: y = r + gamma (1 - d) Q_target(s', argmax_a Q_main(s', a)).
 
-    float32[B]. `keys`: of the dropout of the selector and the target, None for off.
+    float32[N]. `keys`: of the dropout of the selector and the target, None for off.
     """
-    seen = event.next_items, event.next_length
-    q_next = double_q(network, main, target, seen, keys, config.chunk)
+
+    def after(params: Any, key: Array | None) -> Array:
+        return next_states(network, params, event, key)
+
+    q_next = double_q(network, main, target, after, keys, config.chunk)
     return losses.target(event.reward, event.done, q_next, config.gamma)
 
 
@@ -277,10 +259,13 @@ def negative_bellman(
 ) -> Array:
     """SNQN's target of items not taken: r_n + gamma Q_target(s, argmax_a Q_main(s, a)).
 
-    float32[B], one for all negatives of a row.
+    float32[N], one for all negatives of a row.
     """
-    seen = event.items, event.length
-    q_same = double_q(network, main, target, seen, keys, config.chunk)
+
+    def before(params: Any, key: Array | None) -> Array:
+        return states(network, params, event, key)
+
+    q_same = double_q(network, main, target, before, keys, config.chunk)
     done = event.done if config.mask_negative_target else 0.0
     return losses.negative_target(config.negative_reward, q_same, config.gamma, done)
 

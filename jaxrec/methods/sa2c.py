@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxrec import optim
 from jaxrec.losses import recommender as losses
-from jaxrec.methods import copies, recommender
+from jaxrec.methods import copies, recommender, windows
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState
 
@@ -36,6 +36,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     recommender.check(config, info)
     # Without negatives the advantage is 0, and nothing would train the actor.
     recommender.check_negatives(config, info, fewest=1)
+    read = windows.make_reader(config, info)
     network = networks.make(config, info, q_heads=0)
     phases = copies.make_phases(config)
     count = jnp.asarray(info["item_count"], jnp.float32)
@@ -44,7 +45,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     def train_step(
         state: TrainState, batch: Batch, key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        event = recommender.transition(batch)
+        event = read(batch)
         key_main, key_negatives, key_targets = jax.random.split(key, 3)
         keys = recommender.dropout_keys(config, key_targets, 4)
         items = recommender.negatives_of(
@@ -59,9 +60,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             y_negative = recommender.negative_bellman(*args, keys[2:], config)
 
             def loss(params: Any) -> tuple[Array, dict[str, Array]]:
-                x = recommender.state_of(
-                    network, params, event.items, event.length, key_main
-                )
+                x = recommender.states(network, params, event, key_main)
                 ce = recommender.cross_entropy(
                     network, params, x, event.action, config.chunk
                 )
@@ -75,15 +74,18 @@ def make(config: Any, info: dict[str, Any]) -> Method:
                     config.smooth,
                     *config.importance_clip,
                 )
-                actor = jnp.mean(jnp.where(after, weight * rho, 1.0) * ce)
-                td = jnp.mean(losses.td(q[:, 0], y, config.td_scale))
-                negative = jnp.mean(
+                actor = event.mean(jnp.where(after, weight * rho, 1.0) * ce)
+                td = event.mean(losses.td(q[:, 0], y, config.td_scale))
+                negative = event.mean(
                     jax.vmap(losses.negatives, in_axes=(0, 0, None))(
                         q[:, 1:], y_negative, config.td_scale
                     )
                 )
                 parts = dict(
-                    ce=jnp.mean(ce), td=td, negative=negative, weight=jnp.mean(weight)
+                    ce=event.mean(ce),
+                    td=td,
+                    negative=negative,
+                    weight=event.mean(weight),
                 )
                 return actor + config.weight * (td + negative), parts
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxrec import optim
 from jaxrec.losses import recommender as losses
-from jaxrec.methods import copies, recommender
+from jaxrec.methods import copies, recommender, windows
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState
 
@@ -29,13 +29,14 @@ HPARAMS = dict(
 def make(config: Any, info: dict[str, Any]) -> Method:
     """step < T: L_ce + weight L_q;  then: sg(Q(s, a)) L_ce + weight L_q."""
     recommender.check(config, info)
+    read = windows.make_reader(config, info)
     network = networks.make(config, info, q_heads=0)
     phases = copies.make_phases(config)
 
     def train_step(
         state: TrainState, batch: Batch, key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        event = recommender.transition(batch)
+        event = read(batch)
         key_main, key_targets = jax.random.split(key)
         keys = recommender.dropout_keys(config, key_targets, 2)
         after = state.step >= config.switch
@@ -44,17 +45,15 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             y = recommender.bellman(network, main, target, event, keys, config)
 
             def loss(params: Any) -> tuple[Array, dict[str, Array]]:
-                x = recommender.state_of(
-                    network, params, event.items, event.length, key_main
-                )
+                x = recommender.states(network, params, event, key_main)
                 ce = recommender.cross_entropy(
                     network, params, x, event.action, config.chunk
                 )
                 q = recommender.apply(network, params, "q_at", x, event.action)
                 weight = jnp.where(after, jax.lax.stop_gradient(q), 1.0)
-                actor = jnp.mean(weight * ce)
-                td = jnp.mean(losses.td(q, y, config.td_scale))
-                parts = dict(ce=jnp.mean(ce), td=td, q=jnp.mean(q))
+                actor = event.mean(weight * ce)
+                td = event.mean(losses.td(q, y, config.td_scale))
+                parts = dict(ce=event.mean(ce), td=td, q=event.mean(q))
                 return actor + config.weight * td, parts
 
             (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(main)

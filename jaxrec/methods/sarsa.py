@@ -8,11 +8,10 @@ SQN, the gain of SQN is that of an auxiliary task and not of control.
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxrec import optim
 from jaxrec.losses import recommender as losses
-from jaxrec.methods import copies, recommender
+from jaxrec.methods import copies, recommender, windows
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState
 
@@ -22,35 +21,32 @@ HPARAMS = dict(**recommender.HPARAMS, **recommender.VALUE_HPARAMS)
 def make(config: Any, info: dict[str, Any]) -> Method:
     """L = L_ce + weight L_q, with y = r + gamma (1 - d) Q_target(s', a')."""
     recommender.check(config, info)
+    read = windows.make_reader(config, info)
     network = networks.make(config, info, q_heads=0)
     optimiser = optim.make_timed(config.optim, config.steps)
 
     def train_step(
         state: TrainState, batch: Batch, key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        event = recommender.transition(batch)
+        event = read(batch)
         key_main, key_target = jax.random.split(key)
         (key_target,) = recommender.dropout_keys(config, key_target, 1)
 
         def update(main: Any, target: Any, opt_state: Any) -> Any:
-            x = recommender.state_of(
-                network, target, event.next_items, event.next_length, key_target
-            )
+            x = recommender.next_states(network, target, event, key_target)
             # At the last event there is no next item: its value is masked by `done`.
             q_next = recommender.apply(network, target, "q_at", x, event.next_action)
             y = losses.target(event.reward, event.done, q_next, config.gamma)
 
             def loss(params: Any) -> tuple[Array, dict[str, Array]]:
-                x = recommender.state_of(
-                    network, params, event.items, event.length, key_main
-                )
+                x = recommender.states(network, params, event, key_main)
                 ce = recommender.cross_entropy(
                     network, params, x, event.action, config.chunk
                 )
-                ce = jnp.mean(ce)
+                ce = event.mean(ce)
                 q = recommender.apply(network, params, "q_at", x, event.action)
-                td = jnp.mean(losses.td(q, y, config.td_scale))
-                return ce + config.weight * td, dict(ce=ce, td=td, q=jnp.mean(q))
+                td = event.mean(losses.td(q, y, config.td_scale))
+                return ce + config.weight * td, dict(ce=ce, td=td, q=event.mean(q))
 
             (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(main)
             params, opt_state = optim.descend(

@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.methods.recommender import align_left
+from jaxrec.methods.windows import align_left
 from jaxrec.models.session_world import KINDS, OUTCOMES
 from jaxrec.types import Array, Batch
 

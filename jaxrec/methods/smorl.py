@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jaxrec import optim
 from jaxrec.losses import recommender as losses
-from jaxrec.methods import copies, recommender
+from jaxrec.methods import copies, recommender, windows
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState, UserError
 
@@ -37,6 +37,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         raise UserError(f"objectives={config.objectives}: give three weights")
     if config.reward_item not in ("predicted", "logged"):
         raise UserError(f"reward_item {config.reward_item!r}: use predicted or logged")
+    read = windows.make_reader(config, info)
     network = networks.make(config, info, q_heads=3)
     optimiser = optim.make_timed(config.optim, config.steps)
     weights = jnp.asarray(config.objectives, jnp.float32)
@@ -54,43 +55,37 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     def train_step(
         state: TrainState, batch: Batch, key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        event = recommender.transition(batch)
+        event = read(batch)
         key_main, key_targets = jax.random.split(key)
         keys = recommender.dropout_keys(config, key_targets, 3)
-        index = jnp.maximum(event.length - 1, 0)[:, None]
-        newest = jnp.take_along_axis(event.items, index, axis=1)[:, 0]
 
         def rewards(main: Any) -> Array:
             """Accuracy, diversity, novelty: float32[B, 3]."""
             item = event.action
             if config.reward_item == "predicted":
-                args = event.items, event.length, keys[2]
-                x = recommender.state_of(network, main, *args)
+                x = recommender.states(network, main, event, keys[2])
                 item = recommender.best_item(network, main, x, config.chunk, "ce_table")
-            similar = jnp.sum(state.extra[newest] * state.extra[item], axis=-1)
+            similar = jnp.sum(state.extra[event.previous] * state.extra[item], axis=-1)
             return jnp.stack([event.reward, 1.0 - similar, unpopular[item]], axis=1)
 
         def update(main: Any, target: Any, opt_state: Any) -> Any:
-            args = event.next_items, event.next_length
-            x = recommender.state_of(network, main, *args, keys[0])
+            x = recommender.next_states(network, main, event, keys[0])
             best = recommender.best_item(
                 network, main, x, config.chunk, "q_mixed_table", weights
             )
-            x = recommender.state_of(network, target, *args, keys[1])
+            x = recommender.next_states(network, target, event, keys[1])
             q_next = recommender.apply(network, target, "q_at", x, best)  # [B, 3]
             y = losses.target(rewards(main), event.done[:, None], q_next, config.gamma)
 
             def loss(params: Any) -> tuple[Array, dict[str, Array]]:
-                x = recommender.state_of(
-                    network, params, event.items, event.length, key_main
-                )
+                x = recommender.states(network, params, event, key_main)
                 ce = recommender.cross_entropy(
                     network, params, x, event.action, config.chunk
                 )
-                ce = jnp.mean(ce)
+                ce = event.mean(ce)
                 q = recommender.apply(network, params, "q_at", x, event.action)
                 td = jax.vmap(losses.smorl, in_axes=(0, 0, None, None))
-                td = jnp.mean(td(q, y, weights, config.td_scale))
+                td = event.mean(td(q, y, weights, config.td_scale))
                 return ce + config.weight * td, dict(ce=ce, td=td)
 
             (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(main)

@@ -10,11 +10,10 @@ head has no activation, dropout is on in the target passes.
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxrec import optim
 from jaxrec.losses import recommender as losses
-from jaxrec.methods import copies, recommender
+from jaxrec.methods import copies, recommender, windows
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState
 
@@ -24,13 +23,14 @@ HPARAMS = dict(**recommender.HPARAMS, **recommender.VALUE_HPARAMS)
 def make(config: Any, info: dict[str, Any]) -> Method:
     """L = L_ce + weight L_q."""
     recommender.check(config, info)
+    read = windows.make_reader(config, info)
     network = networks.make(config, info, q_heads=0)
     optimiser = optim.make_timed(config.optim, config.steps)
 
     def train_step(
         state: TrainState, batch: Batch, key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        event = recommender.transition(batch)
+        event = read(batch)
         key_main, key_targets = jax.random.split(key)
         keys = recommender.dropout_keys(config, key_targets, 2)
 
@@ -38,17 +38,15 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             y = recommender.bellman(network, main, target, event, keys, config)
 
             def loss(params: Any) -> tuple[Array, dict[str, Array]]:
-                x = recommender.state_of(
-                    network, params, event.items, event.length, key_main
-                )
+                x = recommender.states(network, params, event, key_main)
                 ce = recommender.cross_entropy(
                     network, params, x, event.action, config.chunk
                 )
-                ce = jnp.mean(ce)
+                ce = event.mean(ce)
                 q = recommender.apply(network, params, "q_at", x, event.action)
-                td = jnp.mean(losses.td(q, y, config.td_scale))
+                td = event.mean(losses.td(q, y, config.td_scale))
                 total = ce + config.weight * td
-                return total, dict(ce=ce, td=td, q=jnp.mean(q))
+                return total, dict(ce=ce, td=td, q=event.mean(q))
 
             (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(main)
             params, opt_state = optim.descend(
