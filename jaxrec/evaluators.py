@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import logs, metrics
+from jaxrec import logs, metrics, sampled_ranking
 from jaxrec.data import loader
 from jaxrec.envs import gym, online
 from jaxrec.envs import users as users_lib
@@ -269,6 +269,7 @@ EVALS = {
     "held_out": held_out,
     "ranking": ranking,
     "recall_by_lag": recall_by_lag,
+    "sampled_1000": sampled_ranking.evaluator,
     "users": users,
     "simulator": simulator,
     "fitted_q": fitted_q,
@@ -278,6 +279,7 @@ NEEDS = dict(  # evaluator: what a method must have
     held_out="eval_step",
     ranking="scores",
     recall_by_lag="scores",
+    sampled_1000="scores",
     simulator="act",
     fitted_q="act",
 )
