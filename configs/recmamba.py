@@ -25,15 +25,21 @@ from jaxrec import defaults
 from jaxrec.data import lifelong
 from jaxrec.methods import recmamba
 
+LAGS = 10, 100, 1_500
 PAPER = dict(num_layers=1, name="mamba", block="paper", dropout=0.2)
 SMALL = dict(
     num_users=60,
     num_items=100,
     lags=(5, 40),
+    train_lags=(3, 40),
+    pairs=2,
+    gap=5,
     recalled=20,
     min_length=60,
     median_length=90,
     max_length=300,
+    valid=0.1,
+    test=0.1,
 )
 
 
@@ -52,10 +58,12 @@ def get_config(arg: str = "") -> ConfigDict:
         view=defaults.HISTORY_VIEW,
     )
     data = defaults.RECOMMENDER_DATA | dict(
-        source="synthetic_lifelong", seq_len=2_048, lifelong=lifelong.HPARAMS
+        source="synthetic_lifelong",
+        seq_len=2_048,
+        lifelong=lifelong.HPARAMS | dict(lags=LAGS),
     )
     config = defaults.run("recmamba", {"train": section}, data)
-    config.headline = config.select = f"valid/lag_{max(lifelong.HPARAMS['lags'])}/hr@10"
+    config.headline = config.select = f"valid/lag_{max(LAGS)}/hr@10"
     config.eval.batch_size = 16  # windows of data.seq_len events
     if arg == "paper":
         config.name += "_paper"

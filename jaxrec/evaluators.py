@@ -177,43 +177,45 @@ def recall_by_lag(
     """HR@10 of the held-out events by the lag that was planted: `<set>/lag_1500/hr@10`.
 
     `lag_0`: events without a task. Only for data with `info["cues"]` (the item before a
-    recall -> its lag), those of the source synthetic_lifelong; full ranking.
+    recall -> the marker of its pair), those of the source synthetic_lifelong; full
+    ranking. The lag is that of the whole history, whatever of it a window shows.
     """
-    cues = dataset.info.get("cues")
-    if not cues:
+    if not dataset.info.get("cues"):
         logs.say("recall_by_lag: the data have no planted lags; no numbers")
         return lambda state, key: {}
-    lags = sorted({0, *cues.values()})
-    group = np.zeros(dataset.info["vocab"], np.int32)
-    group[list(cues)] = [lags.index(lag) for lag in cues.values()]
-    group = jnp.asarray(group)
+    lags = {name: planted_lags(dataset, name) for name in dataset.evals}
 
     @jax.jit
-    def step(state: TrainState, batch: Batch) -> Any:
+    def step(state: TrainState, batch: Batch) -> Array:
         event = windows.transition(batch)
         scores = method.scores(state, event.items, event.length, event.timestep)
-        hit = metrics.rank(scores, event.action) <= 10
-        last = jnp.maximum(event.length - 1, 0)[:, None]
-        cue = jnp.take_along_axis(event.items, last, axis=1)[:, 0]
-        weight = batch["weight"]
-        zeros = jnp.zeros(len(lags))
-        add = lambda x: zeros.at[group[cue]].add(x)  # noqa: E731
-        return dict(hit=add(weight * hit), count=add(weight))
+        return metrics.rank(scores, event.action) <= 10
 
     def evaluate(state: TrainState, key: jax.Array) -> Metrics:
         found: Metrics = {}
-        for name in dataset.evals:
-            sums: dict[str, Any] = {}
-            for batch in loader.eval_batches(dataset, name, config.eval.batch_size):
-                new = step(state, batch)
-                sums = {k: sums.get(k, 0.0) + v for k, v in new.items()}
-            sums = jax.device_get(sums)
-            for lag, hit, count in zip(lags, sums["hit"], sums["count"]):
-                if count:
-                    found[f"{name}/lag_{lag}/hr@10"] = float(hit / count)
+        for name, lag in lags.items():
+            batches = loader.eval_batches(dataset, name, config.eval.batch_size)
+            hits = jax.device_get([step(state, batch) for batch in batches])
+            hit = np.concatenate(hits)[: len(lag)]
+            for one in np.unique(lag).tolist():
+                found[f"{name}/lag_{one}/hr@10"] = float(hit[lag == one].mean())
         return found
 
     return evaluate
+
+
+def planted_lags(dataset: Dataset, name: str) -> np.ndarray:
+    """int64[N]: how many events before each event to predict its item was planted, 0
+    where no cue stands before it."""
+    item, step = (np.asarray(dataset.evals[name][k]) for k in ("item", "timestep"))
+    place = np.arange(len(item))
+    before = np.where(step > 0, np.roll(item, 1), 0)
+    lag = np.zeros(len(item), np.int64)
+    for cue, marker in dataset.info["cues"].items():
+        last = np.maximum.accumulate(np.where(item == marker, place, -1))
+        asked = (before == cue) & (last >= place - step)
+        lag[asked] = (place - last - 1)[asked]
+    return lag[dataset.drawn.get(name, place)]
 
 
 def users(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metrics]:

@@ -109,6 +109,7 @@ def plot_run(workdir: str | os.PathLike) -> list[Path]:
     """Curves of one run, with a band over its seeds: WORKDIR/plots/<stage>.png.
 
     Held-out metrics first, then the rest; beyond nine panels <stage>-2.png and so on.
+    Where recall was measured by lag, WORKDIR/plots/recall_by_lag.png.
     """
     run, paths = read_run(Path(workdir)), []
     for stage, metrics in run.curves.items():
@@ -123,7 +124,60 @@ def plot_run(workdir: str | os.PathLike) -> list[Path]:
                 f"{run.config.get('name', '')} {stage} {data_text(run.summary)}".strip()
             )
             draw(dict(drawn[start : start + PANELS]), paths[-1], title)
+    if lags := recall(run):
+        paths.append(run.path / "plots" / "recall_by_lag.png")
+        draw_recall(lags, paths[-1], f"{run.config.get('name', '')}: recall by lag")
     return paths
+
+
+def recall(run: Run) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Stage -> (lags [P], mean [P], half width of the 95% interval [P]) of the last
+    `test/lag_K/hr@10`, K > 0; see `evaluators.recall_by_lag`."""
+    found = {}
+    for stage, metrics in run.curves.items():
+        values = {}
+        for name, points in metrics.items():
+            lag = re.fullmatch(r"test/lag_(\d+)/hr@10", name)
+            if lag and int(lag[1]):
+                values[int(lag[1])] = list(points.values())[-1]
+        if values:
+            lags = sorted(values)
+            seeds = np.array([values[lag] for lag in lags], float).T
+            found[stage] = (np.array(lags), *interval(seeds))
+    return found
+
+
+def draw_recall(
+    lines: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+    path: Path,
+    title: str = "",
+) -> None:
+    """HR@10 against lag, a line a stage, as a PNG of 1200x800 pixels."""
+    from matplotlib import colormaps, ticker
+    from matplotlib.figure import Figure
+
+    figure = Figure((12, 8), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    for (name, (lags, mean, half)), colour in zip(
+        lines.items(), itertools.cycle(colormaps["tab10"].colors)
+    ):
+        axes.plot(lags, mean, label=name, marker="o", lw=2, color=colour)
+        axes.fill_between(lags, mean - half, mean + half, color=colour, alpha=0.15)
+    axes.axhline(0.9, color="grey", lw=1, ls="--")  # what counts as solved
+    ticks = sorted({int(lag) for lags, _, _ in lines.values() for lag in lags})
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{lag:,}" for lag in ticks])
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlabel("events between an item and its recall")
+    axes.set_ylabel("HR@10 of the recalls, all items ranked")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    axes.set_title(title)
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    write(path, content.getvalue())
 
 
 def plot_metric(runs: Sequence[Run], metric: str, task: str, path: Path) -> None:

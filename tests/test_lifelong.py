@@ -12,63 +12,101 @@ from jaxrec.data.sources import SOURCES
 from jaxrec.types import Method, TrainState, UserError
 
 SMALL = dict(
-    num_users=30,
+    num_users=40,
     num_items=60,
-    lags=(5, 40),
+    lags=(5, 40, 90),
+    train_lags=(3, 50),
     pairs=2,
+    tasks=5,
+    gap=5,
     recalled=20,
     min_length=60,
     median_length=90,
     max_length=300,
     groups=4,
+    valid=0.1,
+    test=0.1,
 )
+
+
+LAGS = (0, *SMALL["lags"])
 
 
 def histories(log):
     return [log.item[log.user == u] for u in np.unique(log.user)]
 
 
+def tasks(items, pairs):
+    """[(time, lag)] of the recalls, by the letter: marker, x, ..., cue, x."""
+    found = []
+    for cue, marker in pairs.items():
+        place = np.flatnonzero(np.isin(items, (marker, cue)))
+        # One task at a time, and none is left open.
+        assert items[place].tolist() == [marker, cue] * (len(place) // 2)
+        for start, asked in place.reshape(-1, 2):
+            assert items[start + 1] == items[asked + 1]
+            assert items[asked + 1] > 44  # the rarest 20 of 60, after 4 marks
+            found.append((asked + 1, asked - start))
+    return found
+
+
 def test_the_item_a_lag_before_is_the_one_after_the_cue():
     log = lifelong.load(SMALL)
-    cues = lifelong.cues(lifelong.settings(SMALL))
-    assert sorted(cues.values()) == [5, 5, 40, 40]
-    recalled = dict.fromkeys(cues, 0)
-    for items in histories(log):
-        for cue, lag in cues.items():
-            after = np.flatnonzero(items == cue) + 1
-            recalled[cue] += len(after)
-            np.testing.assert_array_equal(items[after], items[after - lag])
-            np.testing.assert_array_equal(items[after - lag - 1], cue - 1)
-            assert (items[after] > 48).all()  # the rarest 20 of 60, after 8 marks
-            # One task at a time: between a marker and its cue is no other marker.
-            marks = items[np.isin(items, (cue - 1, cue))]
-            assert (marks == np.tile([cue - 1, cue], len(marks) // 2)).all()
-    assert all(count >= 30 for count in recalled.values())
+    pairs = lifelong.cues(lifelong.settings(SMALL))
+    assert pairs == {2: 1, 4: 3}
+    lags = {0: [], 1: [], 2: []}
+    for items, part in zip(histories(log), histories(log._replace(item=log.part))):
+        found = tasks(items, pairs)
+        assert len({t for t, _ in found}) == len(found) <= 2 * 5
+        lags[part[0]] += [lag for _, lag in found]
+        assert part[0] == 0 or len(items) >= 110
+    assert set(lags[1]) == set(lags[2]) == {5, 40, 90}
+    training = np.array(lags[0])
+    assert len(training) > 100 and training.min() >= 3 and training.max() <= 50
+    # Log-uniform but for what does not fit: as many up to the square root of 3 x 50.
+    assert 0.4 < (training <= 12).mean() < 0.65
     again, other = lifelong.load(SMALL), lifelong.load(SMALL | dict(seed=1))
     np.testing.assert_array_equal(log.item, again.item)
     assert not np.array_equal(log.item, other.item)
 
 
+def test_a_window_shorter_than_the_lag_tells_nothing_of_the_item():
+    """Of tasks, x is drawn apart from all else: a habit never repeats a planted x."""
+    log = lifelong.load(SMALL | dict(num_users=400, recalled=5, tail=0.0))
+    pairs, same, chance = lifelong.cues(lifelong.settings(SMALL)), [], []
+    for items in histories(log):
+        for time, lag in tasks(items, pairs):
+            if lag < 40:
+                continue
+            window = items[time - 20 : time]
+            same.append((window == items[time]).mean())
+            chance.append((window == 60 + (items[time] - 59) % 5).mean())
+    assert len(same) > 300
+    assert abs(np.mean(same) - np.mean(chance)) < 4 * np.std(same) / len(same) ** 0.5
+
+
 def test_habits_are_chained_skewed_and_of_uneven_lengths():
-    log = lifelong.load(SMALL | dict(num_users=200, lags=(), tail=1.0))
+    log = lifelong.load(SMALL | dict(num_users=200, lags=(), tasks=0, tail=1.0))
     length = np.bincount(log.user)
     assert length.min() >= 60 and length.max() > 2 * np.median(length)
     count = np.sort(np.bincount(log.item)[1:])[::-1]
     assert count[:6].sum() > 2 * count[-6:].sum()
-    pairs = np.zeros((61, 61))
+    pairs = np.zeros((65, 65))
     for items in histories(log):
         np.add.at(pairs, (items[:-1], items[1:]), 1)
     best = pairs.max(1)[1:].sum() / pairs.sum()
     assert 0.4 < best < 0.8  # half of the events follow from the one before
     asked = np.bincount(log.user, log.scored)
     part = log.part[np.unique(log.user, return_index=True)[1]]
-    assert (asked[part > 0] == 4).all() and (asked == length)[part == 0].all()
+    assert (asked[part > 0] == 2).all() and (asked == length)[part == 0].all()
     assert np.bincount(part).tolist() == [160, 20, 20]
 
 
 def test_settings_that_cannot_be_are_refused():
     for wrong, match in (
-        (dict(min_length=30), "min_length=30: at least 42"),
+        (dict(min_length=30), "min_length=30: at least 52"),
+        (dict(train_lags=(9, 8)), r"train_lags=\(9, 8\): the shortest"),
+        (dict(train_lags=(9,)), r"train_lags=\(9,\): the shortest"),
         (dict(lags=(1,)), "each 2 or more"),
         (dict(lags=(5, 5)), "each once"),
         (dict(recalled=61), "recalled=61: 1 to the num_items=60"),
@@ -79,7 +117,7 @@ def test_settings_that_cannot_be_are_refused():
             lifelong.settings(SMALL | wrong)
 
 
-def dataset(tmp_path, seq_len=64):
+def dataset(tmp_path, seq_len=128):
     section = ConfigDict(defaults.RECOMMENDER_DATA)
     section.update(source="synthetic_lifelong", data_dir=str(tmp_path))
     section.seq_len = seq_len
@@ -88,17 +126,20 @@ def dataset(tmp_path, seq_len=64):
 
 
 def remembering(window, data):
-    """A method that scores the item a lag before where its window reaches so far."""
+    """A method that scores the item after the last marker of the cue that it sees in a
+    window of `window` events."""
 
     def scores(state, items, length, timestep):
+        place = jnp.arange(items.shape[1])[None]
         last = jnp.maximum(length - 1, 0)[:, None]
-        cue = jnp.take_along_axis(items, last, axis=1)[:, 0]
+        seen = (place < length[:, None]) & (place >= length[:, None] - window)
+        cue = jnp.take_along_axis(items, last, axis=1)
         y = jnp.zeros((len(items), data.info["vocab"]))
-        for number, lag in data.info["cues"].items():
-            if lag <= window:
-                at = jnp.maximum(length - lag, 0)[:, None]
-                x = jnp.take_along_axis(items, at, axis=1)[:, 0]
-                y = y.at[jnp.arange(len(items)), x].add(1.0 * (cue == number))
+        for number, marker in data.info["cues"].items():
+            at = jnp.max(jnp.where(seen & (items == marker), place, -1), 1)[:, None]
+            x = jnp.take_along_axis(items, at + 1, axis=1)[:, 0]
+            known = (cue[:, 0] == number) & (at[:, 0] >= 0)
+            y = y.at[jnp.arange(len(items)), x].add(1.0 * known)
         return y
 
     return Method(None, None, scores=scores)
@@ -109,17 +150,25 @@ def test_recall_by_lag_tells_who_remembers(tmp_path):
     run = ConfigDict(dict(eval=dict(batch_size=32)))
     state = TrainState(jnp.zeros(()), {}, None)
     results = {}
-    for window in (64, 8, 0):
+    for window in (128, 64, 0):
         method = remembering(window, data)
         make = evaluators.make("recall_by_lag", run, method, data)
         results[window] = make(state, None)
-    assert results[64]["test/lag_40/hr@10"] == results[64]["test/lag_5/hr@10"] == 1.0
-    assert results[8]["test/lag_40/hr@10"] == 0.0
-    assert results[8]["valid/lag_5/hr@10"] == 1.0
+    names = [f"{part}/lag_{lag}/hr@10" for part in ("valid", "test") for lag in LAGS]
+    assert list(results[128]) == names
+    # The marker is an event before x: 64 events before a recall at lag 63 see it.
+    assert [results[128][n] for n in names] == [0, 1, 1, 1] * 2
+    assert [results[64][n] for n in names] == [0, 1, 1, 0] * 2
     # Without a score all items tie in the middle.
-    assert set(results[0].values()) == {0.0} and len(results[0]) == 6
+    assert set(results[0].values()) == {0.0}
     none = data._replace(info={k: v for k, v in data.info.items() if k != "cues"})
     assert evaluators.make("recall_by_lag", run, method, none)(state, None) == {}
+    # A method that sees 64 events is asked at the same lags.
+    short = dataset(tmp_path, seq_len=64)
+    for name in ("valid", "test"):
+        lags = evaluators.planted_lags(data, name)
+        np.testing.assert_array_equal(lags, evaluators.planted_lags(short, name))
+        assert set(lags) == set(LAGS)
 
 
 HEAD = "user_id,video_id,date,hourmin,time_ms,is_click,is_like,play_time_ms"

@@ -177,8 +177,8 @@ def test_users_of_a_batch_and_of_a_row_do_not_meet():
     close(alone[0], both[0])
 
 
-def parameters(**changes):
-    encoder = make("mamba", seq_len=50, num_layers=1, **changes)
+def parameters(name="mamba", **changes):
+    encoder = make(name, seq_len=50, num_layers=1, **changes)
     x = jnp.zeros((1, 50, encoder.width))
     return toy.jit(encoder.init)(jax.random.key(1), x, np.array([1]))["params"]
 
@@ -203,6 +203,22 @@ def test_paper_block():
     inputs = {"params": params}, jnp.zeros((1, 2, 64)), np.array([2])
     with pytest.raises(UserError, match="has no step: its positions are counted from"):
         encoder.apply(*inputs, method="advance")
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_long_memory_at_the_start(name):
+    """Decays an event from 0.1 to 0.0001 in equal ratios, the rest as in "mamba"."""
+    sizes = dict(width=32, state=4, head_dim=16)
+    long, other = (
+        parameters(name, init_scheme=scheme, **sizes) for scheme in ("long", "mamba")
+    )
+    dt = np.log1p(np.exp(np.asarray(long["dt_bias_0"], np.float64)))
+    rate = np.exp(np.asarray(long["A_log_0"], np.float64))
+    rate = dt[:, None] * rate if rate.ndim == 2 else (dt * rate)[None]
+    assert rate.shape == ((64, 4) if name == "mamba" else (1, 4))
+    np.testing.assert_allclose(rate, np.tile([0.1, 0.01, 1e-3, 1e-4], (len(rate), 1)))
+    for leaf in long.keys() - {"dt_bias_0", "A_log_0"}:
+        np.testing.assert_array_equal(long[leaf], other[leaf])
 
 
 def test_paper_positions_count_from_the_newest_event():

@@ -16,6 +16,7 @@ from jaxrec.bench import timing
 from jaxrec.data import loader, packing
 from jaxrec.losses import recommender as losses
 from jaxrec.methods import recmamba
+from jaxrec.models import encoders
 from jaxrec.types import Dataset, UserError
 
 ITEMS, L = 30, 16
@@ -46,11 +47,16 @@ def data(how="packed"):
     return packing.view(Dataset(train, {}, info, window=L + 1), how, L)
 
 
-def build(how="packed", info=None, **changes):
+def settings():
     config = ConfigDict(recmamba.HPARAMS | dict(steps=100, batch_size=2))
     config.encoder.update(width=8, head_dim=8, state=4, time_chunk=16, dropout=0.0)
     config.encoder.num_layers = 1  # compiling is what these tests cost
     config.optim.warmup = 0
+    return config
+
+
+def build(how="packed", info=None, **changes):
+    config = settings()
     config.update_from_flattened_dict(changes)
     return recmamba.make(FrozenConfigDict(config), info or data(how).info)
 
@@ -105,6 +111,34 @@ def test_a_packed_row_has_the_loss_and_gradients_of_its_users():
     change = jax.tree.map(lambda a, b: b - a, state.params, packed.params)
     chex.assert_trees_all_close(change, want, atol=1e-5)
     assert max(np.abs(x).max() for x in jax.tree.leaves(want)) > 1e-3
+
+
+@pytest.mark.parametrize("how", ["packed", "events"])
+def test_only_recalls_are_learned(how):
+    """The mean over what follows a cue, as if there were no other event to predict."""
+    batch = batch_of(0, how=how)
+    rows = recmamba.examples(batch, how == "packed")
+    real = np.asarray(rows.target) > 0
+    cues = dict.fromkeys(np.asarray(rows.items)[real][[1, -2]].tolist(), 1)
+    asked = np.isin(rows.items, list(cues)) & real
+    assert 2 <= asked.sum() < 0.5 * real.sum()
+    info = data(how).info | dict(cues=cues)
+    every, recalls = (build(how, info, targets=t) for t in ("all", "recalls"))
+    state = jit(every.init)(jax.random.key(0), batch, {})
+    found, whole = (
+        float(jit(method.train_step)(state, batch, jax.random.key(1))[1]["loss"])
+        for method in (recalls, every)
+    )
+    table, own = recmamba.split(state.params)
+    encoder = encoders.make(settings().encoder, L)
+    seen = table[rows.items], rows.length, rows.reset
+    ahead = jit(lambda *args: encoder.apply(*args, method="advance"))
+    y, _ = ahead(own, *seen)
+    score = np.asarray(y @ table.T, np.float64)[..., 1 : ITEMS + 1]
+    target = np.take_along_axis(score, np.maximum(rows.target, 1)[..., None] - 1, -1)
+    want = (np.log(np.exp(score).sum(-1)) - target[..., 0])[asked].mean()
+    np.testing.assert_allclose(found, want, rtol=1e-4)
+    assert abs(whole - want) > 1e-3
 
 
 def test_a_long_history_goes_on_with_the_state_of_the_batch_before():
@@ -266,6 +300,8 @@ def test_settings_that_cannot_be_are_refused():
             "cannot go on from a state",
         ),
         (dict(temperature=0.05), "temperature=0.05 with loss=full"),
+        (dict(targets="few"), "targets 'few' is unknown: use all or recalls"),
+        (dict(targets="recalls"), "the data 'toy' have no planted recalls"),
         (dict(tied=False), "tied=False: recmamba scores by the item table"),
         (dict(loss="sampled", negatives=0), "negatives=0: this needs 1"),
     ):

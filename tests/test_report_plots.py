@@ -84,3 +84,22 @@ def test_final_table(tmp_path):
         ["scores 0 and 100: D4RL's -20.27 and 3234"],
         ["gym/Hopper-v4/medium 7 Hopper-v4, cpu"],
     ]
+
+
+def test_recall_by_lag_is_drawn_where_it_was_measured(tmp_path):
+    last = {f"test/lag_{lag}/hr@10": y for lag, y in ((0, 0.3), (10, 1.0), (1500, 0.5))}
+    run = write_run(tmp_path / "a", 0, last | {"valid/lag_10/hr@10": 0.0})
+    (lags, mean, half) = plots.recall(runs_lib.read_run(run))["train"]
+    assert lags.tolist() == [10, 1500] and mean.tolist() == [1.0, 0.5]
+    assert np.isnan(half).all()  # one seed
+    paths = report.plot_run(run)
+    assert paths[-1] == run / "plots" / "recall_by_lag.png"
+    # A line over the whole width, one marker at its end in the middle of the height.
+    pixels = image.imread(paths[-1])[..., :3]
+    row, column = np.nonzero(np.abs(pixels - BLUE).max(-1) < 0.02)
+    assert column.max() - column.min() > 900
+    assert 350 < row[column > column.max() - 3].mean() < 450
+    both = {name: [y, y / 2] for name, y in last.items()}
+    other = write_run(tmp_path / "b", 0, both, num_seeds=2)
+    _, mean, half = plots.recall(runs_lib.read_run(other))["train"]
+    assert mean.tolist() == [0.75, 0.375] and (half > 1).all()

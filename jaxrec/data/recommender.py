@@ -99,7 +99,7 @@ def simulated_users(config: Any) -> Dataset:
 def lifelong_users(config: Any) -> Dataset:
     """Synthetic lifelong histories (see `lifelong`), of the fields `config.lifelong`.
 
-    `info["cues"]`: the number of a cue among the items -> the lag it asks for.
+    `info["cues"]`: the number of a cue among the items -> that of its marker.
     """
     found = lifelong.settings(config.get("lifelong", {}))
     reading = found | dict(version=lifelong.VERSION)
@@ -108,7 +108,9 @@ def lifelong_users(config: Any) -> Dataset:
     )
     number = {id: n for n, id in enumerate(dataset.info["item_ids"].tolist()) if n}
     dataset.info["cues"] = {
-        number[id]: lag for id, lag in lifelong.cues(found).items() if id in number
+        number[cue]: number[marker]
+        for cue, marker in lifelong.cues(found).items()
+        if cue in number
     }
     return dataset
 

@@ -36,11 +36,13 @@ from jaxrec.models import encoders
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState, UserError
 
+TARGETS = ("all", "recalls")
 LOSSES = ("full", "sampled", "bce")
 HPARAMS = dict(  # ours but where noted
     encoder=encoders.SPEC | dict(name="mamba2", num_layers=2),
     tied=True,  # states are scored by the item table itself, as in the paper
     loss="full",  # sampled, bce: the paper's
+    targets="all",  # "recalls": learn only what follows a cue, see data.lifelong
     negatives=128,  # of "sampled"
     temperature=0.0,  # of "sampled": above 0 (0.05 is usual) cosines over it
     popularity=0.0,  # of "sampled": power of the frequency that they are drawn with
@@ -90,6 +92,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         unclipped = ConfigDict(dict(config.optim) | dict(clip=0.0))
         optimiser = optim.make(unclipped, config.steps)
     rate = optim.learning_rate(config.optim, config.steps)
+    cues = jnp.array(sorted(info.get("cues", ())), jnp.int32)
     if config.loss == "sampled":
         sampler = softmax.sampler(
             info["item_count"], info["num_items"], config.negatives, config.popularity
@@ -142,16 +145,8 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         if rows.reset is None:
             y = encoder.apply(own, x, rows.length, True, rngs=rngs)
         else:
-            y, cache = encoder.apply(
-                own,
-                x,
-                rows.length,
-                rows.reset,
-                cache,
-                True,
-                method="advance",
-                rngs=rngs,
-            )
+            args = own, x, rows.length, rows.reset, cache, True
+            y, cache = encoder.apply(*args, method="advance", rngs=rngs)
         flat = y.reshape(-1, y.shape[-1])
         if config.loss == "bce":
             score = jnp.sum(y * table[target], axis=-1)
@@ -179,7 +174,10 @@ def make(config: Any, info: dict[str, Any]) -> Method:
                 size,
                 network.num_items,
             )
-        real = (rows.target > 0).reshape(-1)
+        real = rows.target > 0
+        if config.targets == "recalls":
+            real = real & jnp.isin(rows.items, cues)
+        real = real.reshape(-1)
         total = jnp.sum(jnp.where(real, found, 0.0))
         return total / jnp.maximum(jnp.sum(real), 1), cache
 
@@ -262,6 +260,14 @@ def check(config: Any, info: dict[str, Any]) -> None:
         raise UserError("tied=False: recmamba scores by the item table, set tied=True")
     if config.loss not in LOSSES:
         raise UserError(f"loss {config.loss!r} is unknown: use {', '.join(LOSSES)}")
+    if config.targets not in TARGETS:
+        known = " or ".join(TARGETS)
+        raise UserError(f"targets {config.targets!r} is unknown: use {known}")
+    if config.targets == "recalls" and not info.get("cues"):
+        raise UserError(
+            f"targets=recalls: the data {info.get('name', '')!r} have no planted "
+            "recalls, use data.source=synthetic_lifelong or targets=all"
+        )
     if config.loss != "full":
         recommender.check_negatives(config, info, fewest=1)
     if config.temperature < 0 or (config.temperature and config.loss != "sampled"):

@@ -48,7 +48,7 @@ SPEC = dict(
     conv=4,  # mamba, mamba2: taps of the convolution, RecMamba's code
     expand=2,  # mamba, mamba2: inner width over D, RecMamba's code
     head_dim=64,  # mamba2: channels that decay alike, ours
-    init_scheme="",  # mamba, mamba2: "mamba" or "recmamba_xavier", "" = as the block
+    init_scheme="",  # mamba, mamba2: mamba, recmamba_xavier, long; "" = as the block
     time_chunk=256,  # mamba, mamba2: events a piece, for memory and speed alone, ours
     scan="auto",  # mamba, mamba2: how the scan is computed, see jaxrec.ops
 )

@@ -43,6 +43,20 @@ def _counted(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Ar
     return jnp.broadcast_to(jnp.log(jnp.arange(1, shape[1] + 1, dtype=dtype)), shape)
 
 
+def _long(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """-A from 1 to 0.001 in equal ratios, over the heads or in each channel."""
+    del key
+    return jnp.broadcast_to(jnp.linspace(0.0, jnp.log(1e-3), shape[-1]), shape).astype(
+        dtype
+    )
+
+
+def _equal_steps(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """softplus of it is 0.1."""
+    del key
+    return jnp.full(shape, jnp.log(jnp.expm1(0.1)), dtype)
+
+
 def _drawn(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
     """-A uniform from 1 to 16 in each head, as Mamba-2's code."""
     return jnp.log(jax.random.uniform(key, shape, dtype, 1.0, 16.0))
@@ -65,11 +79,13 @@ def mixer(m: Any) -> Mapping[str, tuple[Any, tuple[int, ...]]]:
         skip=(nn.initializers.ones, (inner,)),
     )
     decay = (channels,) if m.heads else (inner, n)
-    if scheme == "mamba":
+    if scheme in ("mamba", "long"):
         found |= {name: (_uniform(s[0] ** -0.5), s) for name, s in linear.items()}
         found["conv"] = (_uniform(k**-0.5), (k, inner))
         found["dt_proj"] = (_uniform(rank**-0.5), (rank, channels))
         found["A_log"] = (_drawn if m.heads else _counted, decay)
+        if scheme == "long":
+            found |= dict(A_log=(_long, decay), dt_bias=(_equal_steps, (channels,)))
         return found
     linear["dt_proj"] = (rank, channels)
     found |= {name: (xavier(*shape), shape) for name, shape in linear.items()}
