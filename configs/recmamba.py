@@ -33,7 +33,6 @@ SMALL = dict(
     lags=(5, 40),
     train_lags=(3, 40),
     pairs=2,
-    gap=5,
     recalled=20,
     min_length=60,
     median_length=90,

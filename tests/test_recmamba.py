@@ -301,7 +301,7 @@ def test_settings_that_cannot_be_are_refused():
         ),
         (dict(temperature=0.05), "temperature=0.05 with loss=full"),
         (dict(targets="few"), "targets 'few' is unknown: use all or recalls"),
-        (dict(targets="recalls"), "the data 'toy' have no planted recalls"),
+        (dict(targets="recalls"), "the data 'toy' plant none"),
         (dict(tied=False), "tied=False: recmamba scores by the item table"),
         (dict(loss="sampled", negatives=0), "negatives=0: this needs 1"),
     ):

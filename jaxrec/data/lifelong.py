@@ -8,8 +8,10 @@ its cue stands before. So x is known at the cue to who kept it for k events:
     item   marker   x       ...   cue      x            x at t - k predicts t
 
 Each pair of a marker and a cue has one task at a time, of any lag: nothing but what
-was kept tells x, and its value now is the one after the last marker. Training has lags
-of all sizes between two; held-out users are asked at lags that are given, which may be
+was kept tells x, and its value now is the one after the last marker. Half of the
+training users use some of the pairs, up to a longest lag of their own: histories that
+are dense with short tasks, which are learned first. The other half have all pairs and
+lags, log-uniform. Held-out users use all pairs, at lags that are given, which may be
 longer. All else is a mix of a user's habits: Markov chains inside of groups of items,
 Zipf popularity, tastes that drift, items played again, lengths with a heavy tail. A log
 is a function of its settings. All numbers are ours.
@@ -26,15 +28,14 @@ from jaxrec.types import UserError
 
 VERSION = "2"  # of what a log holds: raise it when the same seed gives other events
 HPARAMS = dict(  # ours
-    num_users=1_000,
+    num_users=500,
     num_items=110,  # without markers and cues
     lags=(10, 30, 100, 300, 1_000, 1_500, 5_000),  # events from x to x, held out
     train_lags=(5, 1_500),  # shortest and longest in training, log-uniform between
     pairs=8,  # of marker and cue: tasks that run at once
-    tasks=16,  # of a pair in a history, at most
-    gap=50,  # events between two tasks of a pair, on average
+    tasks=100,  # of a pair in a history, at most
     recalled=100,  # items that tasks draw x from, the rarest
-    asked=2,  # recalls of each lag to predict for each held-out user, at most
+    asked=3,  # recalls of each lag to predict for each held-out user, at most
     plain=2,  # events without a task to predict for each held-out user
     min_length=1_600,
     median_length=2_000,
@@ -49,7 +50,7 @@ HPARAMS = dict(  # ours
     test=0.04,
     seed=0,
 )
-AT_LEAST_ONE = ("num_users", "num_items", "pairs", "gap", "asked", "groups", "period")
+AT_LEAST_ONE = ("num_users", "num_items", "pairs", "asked", "groups", "period")
 
 
 def settings(given: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -176,10 +177,15 @@ def _plant(draw, found, items, training):
     planted, taken = np.zeros(len(items), int), np.zeros(len(items), bool)
     first = 1 + 2 * found["pairs"]
     rarest = first + found["num_items"] - found["recalled"]
+    pairs = draw.permutation(list(cues(found).items()))
     low, high = np.log(np.array(found["train_lags"]) + [0, 1])
-    for cue, marker in cues(found).items():
-        start = int(draw.integers(2 * found["gap"]))
+    if training and draw.random() < 0.5:
+        pairs = pairs[: draw.integers(len(pairs)) + 1]
+        high = draw.uniform(low, high)
+    for cue, marker in pairs:
+        start, lag = 0, found["train_lags"][0]
         for _ in range(found["tasks"]):
+            start += int(draw.integers(2 * lag))
             room = len(items) - start - 2  # the longest lag that fits
             if training:
                 fits = [int(np.exp(draw.uniform(low, high)))]
@@ -195,5 +201,5 @@ def _plant(draw, found, items, training):
             items[start + slots] = (marker, x, cue, x)
             taken[start + slots] = True
             planted[start + lag + 1] = lag
-            start += lag + 2 + int(draw.integers(2 * found["gap"]))
+            start += lag + 2
     return planted

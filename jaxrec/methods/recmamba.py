@@ -107,9 +107,8 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         state = TrainState(jnp.zeros((), jnp.int32), params, optimiser.init(params))
         if config.sparse:
             table, rest = split(params)
-            state = state.replace(
-                opt_state=(optimiser.init(rest), row_optim.init(table))
-            )
+            parts = optimiser.init(rest), row_optim.init(table)
+            state = state.replace(opt_state=parts)
         if packed is None:
             return state
         x = jnp.zeros((len(rows.items), 1, network.width))
@@ -261,12 +260,11 @@ def check(config: Any, info: dict[str, Any]) -> None:
     if config.loss not in LOSSES:
         raise UserError(f"loss {config.loss!r} is unknown: use {', '.join(LOSSES)}")
     if config.targets not in TARGETS:
-        known = " or ".join(TARGETS)
-        raise UserError(f"targets {config.targets!r} is unknown: use {known}")
+        raise UserError(f"targets {config.targets!r} is unknown: use all or recalls")
     if config.targets == "recalls" and not info.get("cues"):
         raise UserError(
-            f"targets=recalls: the data {info.get('name', '')!r} have no planted "
-            "recalls, use data.source=synthetic_lifelong or targets=all"
+            f"targets=recalls: the data {info.get('name', '')!r} plant none, use "
+            "data.source=synthetic_lifelong or targets=all"
         )
     if config.loss != "full":
         recommender.check_negatives(config, info, fewest=1)
