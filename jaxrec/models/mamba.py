@@ -37,9 +37,9 @@ class Mamba(nn.Module):
     `init_scheme`: "mamba", that of Mamba's code, "recmamba_xavier", Xavier-normal on
     every parameter of two axes or more as RecMamba's code (so A is about -1 for all
     states), "long" (ours), Mamba's but with decays from 0.1 to 0.0001 an event in equal
-    ratios, for memory of thousands of events, "" for that of the block. Time is cut
-    into chunks of `time_chunk` events, which changes memory and speed, no number; so
-    does `scan`, see `ops`.
+    ratios and larger B and C, for memory of thousands of events, "" for that of the
+    block. Time is cut into chunks of `time_chunk` events, which changes memory and
+    speed, no number; so does `scan`, see `ops`.
     """
 
     width: int = 64

@@ -44,17 +44,30 @@ def _counted(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Ar
 
 
 def _long(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """-A from 1 to 0.001 in equal ratios, over the heads or in each channel."""
+    """-A from 0.2 to 0.0002 in equal ratios, over the heads or in each channel."""
     del key
-    return jnp.broadcast_to(jnp.linspace(0.0, jnp.log(1e-3), shape[-1]), shape).astype(
-        dtype
-    )
+    ratios = jnp.linspace(jnp.log(0.2), jnp.log(2e-4), shape[-1], dtype=dtype)
+    return jnp.broadcast_to(ratios, shape)
 
 
 def _equal_steps(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """softplus of it is 0.1."""
+    """softplus of it is 0.5."""
     del key
-    return jnp.full(shape, jnp.log(jnp.expm1(0.1)), dtype)
+    return jnp.full(shape, jnp.log(jnp.expm1(0.5)), dtype)
+
+
+def _loud(rank: int) -> nn.initializers.Initializer:
+    """Mamba's x_proj with B and C five times as large.
+
+    A product of C and B is then about 1. Mamba's is 0.05 on this shell: what the state
+    says drowns in the skip path, and thousands of updates pass before it is used.
+    """
+
+    def draw(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        weight = _uniform(shape[0] ** -0.5)(key, shape, dtype)
+        return weight.at[:, rank:].multiply(5.0)
+
+    return draw
 
 
 def _drawn(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
@@ -86,6 +99,7 @@ def mixer(m: Any) -> Mapping[str, tuple[Any, tuple[int, ...]]]:
         found["A_log"] = (_drawn if m.heads else _counted, decay)
         if scheme == "long":
             found |= dict(A_log=(_long, decay), dt_bias=(_equal_steps, (channels,)))
+            found["x_proj"] = (_loud(rank), linear["x_proj"])
         return found
     linear["dt_proj"] = (rank, channels)
     found |= {name: (xavier(*shape), shape) for name, shape in linear.items()}
