@@ -75,6 +75,14 @@ RECOMMENDER_VIEW = dict()  # stages see the whole of it
 # Of methods that learn from whole histories: see data.packing.
 HISTORY_VIEW = dict(examples="packed")  # or users, events
 
+# Games of teams; there is nothing to read.
+TEAM_DATA = dict(
+    source="battle_city",  # battle_city, meeting (a toy), smax, mpe
+    name="2t_vs_4e_open7",  # which game of it
+    # what is not as the game says: "radius=2,difficulty=hard" or a dict
+    settings=FieldReference({}, field_type=object),
+)
+
 
 def run(
     name: str,
@@ -146,6 +154,43 @@ def offline_rl(
         method, {method: hparams}, **dict(steps=50_000, evals=("simulator",)) | fields
     )
     return shortened(run(name or method, {"train": section}, OFFLINE_RL_DATA), arg)
+
+
+def team(
+    method: str,
+    hparams: Mapping[str, Mapping[str, Any]],
+    arg: str,
+    name: str = "",
+    **fields: Any,
+) -> ConfigDict:
+    """A one-stage experiment of a team that learns by playing.
+
+    `hparams`: a section for each method that `train.method` may name. One train step is
+    a roll-out of all games and the gradient steps on it.
+    """
+    settings = dict(
+        steps=1_000,
+        batch_size=32,  # chunks of a gradient step
+        log_every=20,
+        eval_every=100,
+        checkpoint_every=100,
+        steps_per_call=10,
+        evals=("episodes",),
+        view={},
+    )
+    section = stage(method, hparams, **settings | fields)
+    config = run(
+        name or method, {"train": section}, TEAM_DATA, headline="eval/win_rate"
+    )
+    config.eval.episodes = 128
+    if arg == "smoke":
+        config.eval.episodes = 16
+        for section in hparams:
+            small = dict(num_envs=8, chunk=8, replay=64, width=16)
+            mine = config.train[section]
+            mine.update({k: v for k, v in small.items() if k in mine})
+        config.train.steps = 40
+    return shortened(config, arg)
 
 
 def recommender(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import logs, metrics, sampled_ranking
+from jaxrec import logs, metrics, sampled_ranking, team_episodes
 from jaxrec.data import loader
 from jaxrec.envs import gym, online
 from jaxrec.envs import users as users_lib
@@ -268,6 +268,7 @@ def users(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metric
 
 
 EVALS = {
+    "episodes": team_episodes.evaluator,
     "held_out": held_out,
     "ranking": ranking,
     "recall_by_lag": recall_by_lag,
@@ -282,6 +283,7 @@ NEEDS = dict(  # evaluator: what a method must have
     ranking="scores",
     recall_by_lag="scores",
     sampled_1000="scores",
+    episodes="act",
     simulator="act",
     fitted_q="act",
 )

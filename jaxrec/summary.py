@@ -17,6 +17,7 @@ RISES, FALLS, NEITHER = 1, -1, 0
 # By the end of the metric's name, without "@k": the longest that fits decides.
 DIRECTIONS = {
     **dict.fromkeys(("return", "normalized_score", "fqe_value"), RISES),
+    **dict.fromkeys(("win_rate", "kills", "base_alive"), RISES),  # teams
     **dict.fromkeys(("spearman", "caught", "auc"), RISES),  # world models
     **dict.fromkeys(("hr", "ndcg", "mrr", "recall", "reward"), RISES),
     **dict.fromkeys(("coverage", "novelty", "diversity"), RISES),  # of the catalogue

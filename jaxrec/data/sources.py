@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from jaxrec.data import d4rl, gym, minari, npz, recommender, toy
+from jaxrec.data import d4rl, gym, minari, npz, recommender, teams, toy
 from jaxrec.data.trajectories import Trajectories, dataset
 from jaxrec.envs import gym as envs
+from jaxrec.envs.teams import TEAMS
 from jaxrec.types import Dataset
 
 
@@ -33,4 +34,5 @@ SOURCES = {
     "simulated": recommender.simulated_users,
     "synthetic_lifelong": recommender.lifelong_users,
     **{name: recommender.source(name) for name in recommender.READERS},
+    **{name: teams.source(name) for name in TEAMS},
 }

@@ -1,0 +1,170 @@
+"""What learners of teams share: playing many games, and the running score.
+
+The games go on from update to update and live in `state.extra`, so a roll-out is a
+chunk of steps in which episodes end and begin anywhere. What was inferred of the state
+while playing is kept in the chunk beside what happened.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxrec.envs.teams import Team
+from jaxrec.types import Array, UserError
+
+MEMORY = 100  # episodes that the running score looks back on, about
+
+
+@struct.dataclass
+class Games:
+    """E games that are being played, and the agents' memories in them."""
+
+    state: Any  # of the environment, [E, ...]
+    hidden: Any  # of the networks, float32[E, A, D] or a tree of such
+    fresh: Array  # bool[E], an episode begins: the memories are to be forgotten
+    returned: Array  # float32[E], rewards of the episode so far
+    score: Array  # float32[2], running win rate and return of finished episodes
+    finished: Array  # float32[], their weight, up to 1
+
+
+class Chunk(NamedTuple):
+    """T steps of E games, and the state after them; [T, E, ...] or [T + 1, E, ...].
+
+    In a replay the axes are [C, T, ...], a row for a game.
+    """
+
+    state: Any  # [T + 1]
+    fresh: Array  # bool[T + 1], where an episode begins
+    seen: Any  # [T + 1], what the policy wants kept
+    action: Array  # int32[T, E, A]
+    reward: Array  # float32[T, E]
+    done: Array  # bool[T, E]
+    cut: Array  # bool[T, E], by the limit: what follows is of another episode
+    hidden: Any  # [E, ...], before the first observation
+
+
+class View(NamedTuple):
+    """What can be seen in states [...]."""
+
+    observation: Array  # float32[..., A, od]
+    world: Array  # float32[..., ds]
+    legal: Array  # bool[..., A, n]
+    active: Array  # bool[..., A]
+
+
+def views(team: Team, states: Any) -> View:
+    """Of states with any number of axes before their own."""
+    axes = jax.tree.leaves(states)[0].shape
+    axes = axes[: len(axes) - _rank(team, states)]
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(axes) :]), states)
+    found = jax.vmap(
+        lambda s: View(team.observe(s), team.world(s), team.legal(s), team.active(s))
+    )(flat)
+    return jax.tree.map(lambda x: x.reshape(*axes, *x.shape[1:]), found)
+
+
+def _rank(team: Team, states: Any) -> int:
+    """Axes of the first leaf of one game's state."""
+    return jax.tree.leaves(jax.eval_shape(team.reset, jax.random.key(0)))[0].ndim
+
+
+def start(team: Team, key: Array, num: int, hidden: Any) -> Games:
+    """`num` fresh games; `hidden` is what the agents remember at first."""
+    return Games(
+        state=jax.vmap(team.reset)(jax.random.split(key, num)),
+        hidden=hidden,
+        fresh=jnp.ones(num, bool),
+        returned=jnp.zeros(num),
+        score=jnp.zeros(2),
+        finished=jnp.zeros(()),
+    )
+
+
+def play(
+    team: Team,
+    policy: Callable[..., tuple[Array, Any, Any]],
+    games: Games,
+    key: Array,
+    steps: int,
+) -> tuple[Games, Chunk]:
+    """`steps` steps of all games.
+
+    `policy(key, states, view, hidden)` -> (actions int32[E, A], hidden, seen), with
+    hidden already forgotten where an episode begins. The last state of the chunk is
+    seen too, without acting: its values are what learning bootstraps from.
+    """
+    num = len(games.fresh)
+
+    def see(key: Array, games: Games) -> tuple[Array, Any, Any]:
+        view = views(team, games.state)
+        return policy(key, games.state, view, forget(games.hidden, games.fresh))
+
+    def step(games: Games, key: Array) -> tuple[Games, tuple]:
+        key_act, key_step = jax.random.split(key)
+        action, hidden, seen = see(key_act, games)
+        keys = jax.random.split(key_step, num)
+        state, outcome = jax.vmap(team.step)(keys, games.state, action)
+        before = games.state, games.fresh, seen
+        happened = action, outcome.reward, outcome.done, outcome.truncated
+        games = games.replace(state=state, hidden=hidden, fresh=outcome.done)
+        return count(games, outcome), (before, happened)
+
+    key_last, key_steps = jax.random.split(key)
+    hidden = games.hidden
+    games, (before, happened) = jax.lax.scan(
+        step, games, jax.random.split(key_steps, steps)
+    )
+    last = games.state, games.fresh, see(key_last, games)[2]
+    before = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), before, last)
+    return games, Chunk(*before, *happened, hidden)
+
+
+def forget(hidden: Any, fresh: Array) -> Any:
+    """Zeros where an episode begins. hidden: a tree of float[E, ...]; fresh: bool[E]."""
+
+    def one(h: Array) -> Array:
+        return jnp.where(fresh.reshape(-1, *(1,) * (h.ndim - 1)), 0.0, h)
+
+    return jax.tree.map(one, hidden)
+
+
+def count(games: Games, outcome: Any) -> Games:
+    """The games with a step's rewards in their running score."""
+    returned = games.returned + outcome.reward
+    done = outcome.done.astype(jnp.float32)
+    ended = jnp.stack([outcome.won * done, returned * done]).sum(1)
+    keep = (1 - 1 / MEMORY) ** done.sum()
+    mean = ended / jnp.maximum(done.sum(), 1.0)
+    return games.replace(
+        returned=returned * (1 - done),
+        score=keep * games.score + (1 - keep) * mean,
+        finished=keep * games.finished + (1 - keep),
+    )
+
+
+def score(games: Games) -> dict[str, Array]:
+    """Win rate and return of about the last MEMORY episodes; 0 before the first."""
+    win_rate, returned = games.score / jnp.maximum(games.finished, 1e-8)
+    return dict(win_rate=win_rate, episode_return=returned)
+
+
+def by_game(chunk: Chunk) -> Chunk:
+    """[T, E, ...] as rows [E, T, ...] for a replay, and back."""
+    swapped = jax.tree.map(lambda x: x.swapaxes(0, 1), chunk._replace(hidden=()))
+    return swapped._replace(hidden=chunk.hidden)
+
+
+def random_actions(key: Array, legal: Array) -> Array:
+    """int32[..., A], each legal action of bool[..., A, n] as likely."""
+    logits = jnp.where(legal, 0.0, -jnp.inf)
+    return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
+
+
+def check(config: Any, fields: tuple[str, ...]) -> None:
+    """Raises UserError for a setting that counts something and is below 1."""
+    for field in fields:
+        if config[field] < 1:
+            raise UserError(f"{field} is {config[field]}: must be positive")

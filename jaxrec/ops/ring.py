@@ -1,0 +1,52 @@
+"""A ring buffer as pure functions: rows in a pytree of arrays [C, ...].
+
+Where the next rows go and how many there are are functions of how often rows were
+added, which a learner knows from its step: nothing is stored but the rows, and under
+`vmap` over seeds the place stays one number, so that a row is written where it is.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.types import Array, UserError
+
+
+def check(name: str, capacity: int, rows: int) -> None:
+    """Raises UserError unless a ring of `capacity` takes `rows` at a time."""
+    if capacity < rows or capacity % rows:
+        raise UserError(
+            f"{name}={capacity}: it must be a multiple of the {rows} rows that come "
+            "at a time"
+        )
+
+
+def empty(rows: Any, capacity: int) -> Any:
+    """Zeros [C, ...] for rows like these [n, ...] (arrays or their shapes)."""
+    return jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape[1:]), x.dtype), rows)
+
+
+def put(ring: Any, rows: Any, times: Array) -> Any:
+    """The ring after `rows` [n, ...] came in; int32[] `times` is how often before.
+
+    C must be a multiple of n. The oldest rows are overwritten.
+    """
+
+    def one(old: Array, new: Array) -> Array:
+        size = old.shape[0] // new.shape[0]
+        first = (times % size) * new.shape[0]
+        return jax.lax.dynamic_update_slice_in_dim(old, new, first, 0)
+
+    return jax.tree.map(one, ring, rows)
+
+
+def filled(capacity: int, rows: int, times: Array) -> Array:
+    """int32[], rows that the ring holds after it was put `rows` `times` times."""
+    return jnp.minimum(times, capacity // rows) * rows
+
+
+def draw(ring: Any, key: Array, size: Array, batch: int) -> Any:
+    """`batch` rows of the first `size`, each as likely, with repetition."""
+    index = jax.random.randint(key, (batch,), 0, size)
+    return jax.tree.map(lambda x: x[index], ring)
