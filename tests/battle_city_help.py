@@ -1,5 +1,9 @@
 """Hand-made positions of Battle City, shared by its tests."""
 
+import functools
+import tempfile
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +23,25 @@ BOARD = """
     .......
     ..###..
     .A#B#A."""
+ALL_GROUNDS = """
+    E..bE.b.E
+    .b#.i.#b.
+    .bb.S.bb.
+    ~.b.b.b.~
+    .i..b..i.
+    .#.b.b.#.
+    bb.....bb
+    ...###...
+    .A.#B#.A."""
+THREE = """
+    E..E..E
+    .......
+    .b.i.~.
+    .S...#.
+    .......
+    A.###..
+    .A#B#A."""
+NUM, STEPS = 100, 100  # 10k steps
 
 
 class Table:
@@ -97,3 +120,59 @@ def places(state):
     return {
         int(i): tuple(int(x) for x in state.pos[i]) for i in np.flatnonzero(state.alive)
     }
+
+
+@functools.cache
+def all_grounds():
+    """A game with every ground, kind of enemy and rule; one for all test files."""
+    path = Path(tempfile.mkdtemp(prefix="jaxrec-maps-")) / "all.txt"
+    path.write_text(ALL_GROUNDS)
+    return battle_city.make(
+        dict(map=str(path), ice=True, lives=2, brick_hp=2, mix=(0.25,) * 4, limit=60)
+    )
+
+
+@functools.cache
+def random_play():
+    """Its states [STEPS + 1, NUM, ...], outcomes and actions under random actions."""
+    return play(all_grounds(), NUM, STEPS)
+
+
+def play(env, num, steps, seed=0):
+    """Random legal play: states [steps + 1, num, ...], outcomes and actions."""
+
+    def advance(state, key):
+        key_act, key_step = jax.random.split(key)
+        actions = jax.vmap(env.random)(jax.random.split(key_act, num), state)
+        keys = jax.random.split(key_step, num)
+        after, outcome = jax.vmap(env.tick)(keys, state, actions)
+        return after, (after, outcome, actions)
+
+    @jax.jit
+    def run(key):
+        key_start, key_play = jax.random.split(key)
+        state = jax.vmap(env.reset)(jax.random.split(key_start, num))[1]
+        return state, jax.lax.scan(advance, state, jax.random.split(key_play, steps))[1]
+
+    first, found = run(jax.random.key(seed))
+    states, outcomes, actions = jax.tree.map(np.asarray, found)
+    states = jax.tree.map(lambda a, b: np.concatenate([a[None], b]), first, states)
+    return states, outcomes, actions
+
+
+def sample(played, num):
+    states = played[0]
+    draw = np.random.default_rng(0)
+    steps, games = draw.integers(20, STEPS, num), draw.integers(0, NUM, num)
+    return jax.tree.map(lambda x: jnp.asarray(x[steps, games]), states)
+
+
+def equal(left, right):
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+@functools.cache
+def three_agents():
+    """The plain rules on a small board."""
+    folder = Path(tempfile.mkdtemp(prefix="jaxrec-maps-"))
+    return Table(folder, agents=3, board=THREE, limit=50)

@@ -1,8 +1,9 @@
 """What every method must pass, found through the configs: nothing to add for a new one.
 
 Each name in METHODS is taken from the plainest config with a stage that runs it, small,
-on the toy system or on a few simulated users. Of the recommenders, which share most of
-their code, a few stand for all in the quick run; the slow one has them all.
+on the toy system, on a few simulated users or in the toy game for teams. Of the
+recommenders and of the learners of teams, which share most of their code, a few stand
+for all in the quick run; the slow one has them all.
 """
 
 import functools
@@ -29,7 +30,8 @@ CONFIGS = sorted(
 
 
 RECOMMENDERS = list(METHODS)[list(METHODS).index("ce") :]
-QUICK = {"sqn", "sa2c", "smorl", "vsknn", "baselines"}
+TEAMS = {"indep_q", "ippo", "mappo", "qmix", "qplex", "vdn", "team_scripted"}
+QUICK = {"sqn", "sa2c", "smorl", "vsknn", "baselines", "qmix", "mappo"}
 
 
 def named(names):
@@ -37,9 +39,7 @@ def named(names):
     return [
         pytest.param(
             name,
-            marks=pytest.mark.slow
-            if name in RECOMMENDERS and name not in QUICK
-            else (),
+            marks=pytest.mark.slow if name in {*RECOMMENDERS, *TEAMS} - QUICK else (),
         )
         for name in names
     ]
@@ -55,6 +55,8 @@ def smoke(name) -> ConfigDict:
     config = importlib.import_module(f"configs.{name}").get_config("smoke")
     if "rows" in config.data:
         config.data.source, config.data.rows = "toy", 1_000
+    if config.data.source == "battle_city":
+        config.data.source, config.data.name = "meeting", "two_on_5"
     config.eval.users = 20
     config.mesh = dict(data=1, model=1)
     for stage in config.stages:

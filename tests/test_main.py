@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+TEAM = "--config=configs/qmix.py:smoke"
 TOY = ("--config=configs/td3bc.py:smoke", "--config.data.source=toy")
 
 
@@ -48,7 +49,8 @@ def test_help_needs_no_jax(tmp_path):
 def test_importing_the_package_imports_no_extras():
     code = (
         "import sys, jaxrec.experiment;"
-        "extras = ('gymnasium', 'mujoco', 'h5py', 'minari', 'tensorflow', 'torch');"
+        "extras = ('gymnasium', 'mujoco', 'h5py', 'minari', 'tensorflow', 'torch',"
+        " 'jaxmarl');"
         "print([name for name in extras if name in sys.modules])"
     )
     done = subprocess.run(
@@ -73,6 +75,10 @@ def test_importing_the_package_imports_no_extras():
         (("--config.seed=1", TOY[0]), ["error: put --config=FILE first", "seed=1"]),
         (("--config=configs/otto_study.py:cql,mqc",), ["error: base 'mqc'", "mcq"]),
         ((TOY[0], "--config.data.name=Hoper-v4/medium"), ["Hoper-v4", "Hopper-v4"]),
+        ((TEAM, "--config.data.name=2t_vs_4e"), ["2t_vs_4e", "2t_vs_4e_open7"]),
+        ((TEAM, "--config.data.settings=agents=7"), ["1 A", "too few for 7"]),
+        ((TEAM, "--config.train.qmix.replay=5"), ["replay=5", "multiple of the 8"]),
+        ((TOY[0], "--config.data.source=battle_city"), ["configs/qmix.py"]),
     ],
 )
 def test_bad_input_gets_one_line(tmp_path, flags, words):

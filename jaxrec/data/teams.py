@@ -59,7 +59,7 @@ def parse(given: Any) -> dict[str, Any]:
 
 
 def constant(text: str) -> Any:
-    """A whole number, a number, True or False where it looks like one, else the text."""
+    """A whole number, a number, True or False where it looks like one, else text."""
     words = dict(true=True, false=False)
     if text.lower() in words:
         return words[text.lower()]

@@ -1,4 +1,4 @@
-"""A toy game for teams: short-sighted agents on a line who have to meet. All of it ours.
+"""A toy game for teams: short-sighted agents on a line who have to meet. All ours.
 
 A agents stand on a line of L cells and see who is on the cells beside them; the game is
 won when all stand on one cell, and cut after `limit` steps. Nobody sees far, so that

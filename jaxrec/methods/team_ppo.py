@@ -86,7 +86,7 @@ class Critic(NamedTuple):
 def make_host(
     config: Any, team: Team, critic: Critic, inference: Inference | None = None
 ) -> Host:
-    """The host with this critic; with `inference` its actor also sees what it infers."""
+    """The host with this critic; with `inference` its actor sees what it infers."""
     teams.check(config, ("num_envs", "chunk", "epochs", "minibatches"))
     if config.num_envs % config.minibatches:
         raise UserError(

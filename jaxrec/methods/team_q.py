@@ -75,7 +75,7 @@ class Host(NamedTuple):
 def make_host(
     config: Any, team: Team, mixer: nn.Module, inference: Inference | None = None
 ) -> Host:
-    """The host with this mixer; with `inference` its agents also act on what they infer.
+    """The host with this mixer; with `inference` its agents act on what they infer.
 
     `config`: HPARAMS, steps (train steps) and batch_size (chunks of a gradient step).
     """
@@ -100,13 +100,17 @@ def make_host(
         params = dict(
             utility=utility, mixer=mixer.init(key_mix, q, q, action, view.world)
         )
-        shapes = jax.eval_shape(collect_chunk, params, games, jax.random.key(0), 1.0)[1]
+
+        def rows(params: Any, games: teams.Games, key: Array) -> teams.Chunk:
+            return teams.by_game(collect_chunk(params, games, key, 1.0)[1])
+
+        shapes = jax.eval_shape(rows, params, games, jax.random.key(0))
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
             opt_state=dict(rl=optimiser.init(params)),
             target_params=jax.tree.map(jnp.copy, params),
-            extra=Extra(games, ring.empty(teams.by_game(shapes), config.replay)),
+            extra=Extra(games, ring.empty(shapes, config.replay)),
         )
 
     def q_values(params: Any, hidden: Array, imagined: Any, legal: Array, opened: Any):

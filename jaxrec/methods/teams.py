@@ -123,7 +123,7 @@ def play(
 
 
 def forget(hidden: Any, fresh: Array) -> Any:
-    """Zeros where an episode begins. hidden: a tree of float[E, ...]; fresh: bool[E]."""
+    """Zeros where an episode begins; hidden: float[E, ...] in a tree."""
 
     def one(h: Array) -> Array:
         return jnp.where(fresh.reshape(-1, *(1,) * (h.ndim - 1)), 0.0, h)
