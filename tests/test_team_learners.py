@@ -97,7 +97,7 @@ def test_the_ratio_is_one_before_the_first_gradient_step():
     host = team_ppo.make_host(config, team(), mappo.critic(team()))
     state = jax.jit(host.init)(jax.random.key(0))
     step = jax.jit(lambda s, k: host.collect(s, k, blank))
-    learn = jax.jit(host.learn)
+    learn = jax.jit(lambda s, k, chunk: host.learn(s, k, blank, chunk))
     for number in range(3):
         state, chunk = step(state, jax.random.key(10 + number))
         after, metrics = learn(state, jax.random.key(20 + number), chunk)

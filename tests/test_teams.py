@@ -28,7 +28,7 @@ def random_chunk():
     team = game()
 
     def policy(key, states, view, hidden):
-        action = envs.random_actions(key, view.legal)
+        action = teams.random_actions(key, view.legal)
         return action, hidden + 1.0, dict(steps=hidden)
 
     games = teams.start(team, jax.random.key(0), E, jnp.zeros((E, 3)))

@@ -9,7 +9,6 @@ the entities) needs no field of its own.
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from jaxrec.envs import battle_city, meeting
@@ -106,12 +105,6 @@ TEAMS = {
     "smax": of_jaxmarl("smax"),
     "mpe": of_jaxmarl("mpe"),
 }
-
-
-def random_actions(key: Array, legal: Array) -> Array:
-    """int32[A], each legal action of bool[A, n] as likely as the others."""
-    logits = jnp.where(legal, 0.0, -jnp.inf)
-    return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
 
 
 def of_info(method: str, info: Mapping[str, Any]) -> Team:

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxrec.types import Array
+from jaxrec.models.team import Network
+from jaxrec.types import Array, Method, TrainState
 
 
 class Inference(NamedTuple):
@@ -35,25 +36,70 @@ class Inference(NamedTuple):
     opened: Callable[[Array], Any] = lambda step: 1.0
     resample: bool = False
 
-    def imagine_blank(self, key: Array, states: Any, view: Any, hidden: Array) -> Any:
+    def nothing(self, key: Array, states: Any, view: Any, hidden: Array) -> Any:
         """Imagines nothing, in the right shape."""
         return self.blank(hidden.shape[0])
 
-    def again(self, imagine: Callable, chunk: Any, view: Any, hidden: Array) -> Any:
-        """What a learner feeds the extractor for chunks [T, B]: kept, or resampled.
 
-        hidden: float[T, B, A, D], the network's own after each observation.
-        """
-        if not self.resample:
-            return chunk.seen
-        start = jnp.where(chunk.fresh[0][:, None, None], 0.0, chunk.hidden)
-        before = jnp.concatenate([start[None], hidden[:-1]])
-        before = jnp.where(chunk.fresh[..., None, None], 0.0, before)
-        before = jax.lax.stop_gradient(before)
-        axes = chunk.fresh.shape
-        flat = lambda x: x.reshape(-1, *x.shape[2:])  # noqa: E731
-        found = imagine(*jax.tree.map(flat, (chunk.state, view, before)))
-        return jax.tree.map(lambda x: x.reshape(*axes, *x.shape[1:]), found)
+class Host(NamedTuple):
+    """Parts of a train step, on states whose trees may hold more than the host's.
+
+    `init(key)` -> TrainState. `collect(state, key, imagine)` -> (state, chunk): plays.
+    `learn(state, key, imagine, chunk)` -> (state, metrics): gradient steps. Neither
+    counts `state.step`. `report(state)` -> metrics. `act(state, (hidden, states,
+    reward), key, imagine)` -> (hidden, actions), `memory(E)`: as of a Method.
+
+    For what learns beside the host: `pairs(state, key, chunk, count)` -> a chunk of
+    `count` games as they were lately; `memories(params, chunk, view)` -> float[T, B, A,
+    D], the agents' GRU before each observation; `imagined(chunk)`: what they acted on.
+    """
+
+    init: Callable[..., TrainState]
+    collect: Callable[..., Any]
+    learn: Callable[..., Any]
+    report: Callable[..., Any]
+    act: Callable[..., Any]
+    memory: Callable[..., Any]
+    pairs: Callable[..., Any]
+    memories: Callable[..., Array]
+    imagined: Callable[..., Any]
+    network: Network
 
 
 NONE = Inference(blank=lambda games: ())
+
+
+def before(start: Array, fresh: Array, hidden: Array) -> Array:
+    """Memories before each observation from those after it, constants.
+
+    start: float[B, A, D], before the first; fresh: bool[T, B]; hidden: float[T, B, A,
+    D]. Zero where an episode begins.
+    """
+    found = jnp.concatenate([start[None], hidden[:-1]])
+    found = jnp.where(fresh[..., None, None], 0.0, found)
+    return jax.lax.stop_gradient(found)
+
+
+def flat(tree: Any) -> Any:
+    """[T, B, ...] -> [T B, ...] in all leaves."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+
+def alone(host: Host) -> Method:
+    """The host as a method whose agents act on what they see."""
+    nothing = NONE.nothing
+
+    def init(key: Array, batch: Any, earlier: Any) -> TrainState:
+        return host.init(key)
+
+    def train_step(state: TrainState, batch: Any, key: Array) -> Any:
+        key_play, key_learn = jax.random.split(key)
+        state, chunk = host.collect(state, key_play, nothing)
+        state, metrics = host.learn(state, key_learn, nothing, chunk)
+        metrics = metrics | host.report(state)
+        return state.replace(step=state.step + 1), metrics
+
+    def act(state: TrainState, seen: Any, key: Array) -> Any:
+        return host.act(state, seen, key, nothing)
+
+    return Method(init, train_step, act=act, memory=host.memory)

@@ -22,7 +22,7 @@ from jaxrec.envs.teams import Team
 from jaxrec.losses import teams as losses
 from jaxrec.methods import inference as inference_lib
 from jaxrec.methods import teams
-from jaxrec.methods.inference import Inference
+from jaxrec.methods.inference import Host, Inference
 from jaxrec.methods.team_returns import (
     centre_and_scale,
     mean,
@@ -56,21 +56,6 @@ class Extra:
 
     games: teams.Games  # hidden: dict(actor, critic)
     moments: Array  # float32[3]: of returns, first and second, and their weight
-
-
-class Host(NamedTuple):
-    """As `team_q.Host`, but `learn` takes the chunk that was just played.
-
-    `learn(state, key, chunk)` -> (state, metrics).
-    """
-
-    init: Callable[..., TrainState]
-    collect: Callable[..., Any]
-    learn: Callable[..., Any]
-    report: Callable[..., Any]
-    act: Callable[..., Any]
-    memory: Callable[..., Any]
-    network: Network
 
 
 class Critic(NamedTuple):
@@ -192,7 +177,7 @@ def make_host(
             ratio_error=jnp.max(lives * abs(rho - 1)),
         )  # fmt: skip
 
-    def learn(state: TrainState, key: Array, chunk: teams.Chunk) -> Any:
+    def learn(state: TrainState, key: Array, _: Any, chunk: teams.Chunk) -> Any:
         mine = {name: state.params[name] for name in ("utility", "critic")}
         view = teams.views(team, chunk.state)
         centre, scale = centre_and_scale(state.extra.moments)
@@ -240,7 +225,21 @@ def make_host(
         action, hidden, _ = best(key, states, teams.views(team, states), hidden)
         return hidden, action
 
-    return Host(init, collect, learn, report, act, hidden_of, network)
+    def pairs(state: TrainState, key: Array, chunk: Any, count: int) -> teams.Chunk:
+        games = jax.random.randint(key, (count,), 0, num_envs)
+        return take_games((chunk,), games)[0]
+
+    def memories(params: Any, chunk: teams.Chunk, view: teams.View) -> Array:
+        start = chunk.hidden["actor"]
+        hidden = network.apply(
+            params["utility"], start, view.observation, chunk.fresh, method="unroll"
+        )
+        return inference_lib.before(start, chunk.fresh, hidden)
+
+    return Host(
+        init, collect, learn, report, act, hidden_of, pairs, memories,
+        lambda chunk: chunk.seen["imagined"], network,
+    )  # fmt: skip
 
 
 def log_probability(logits: Array, action: Array) -> Array:
@@ -265,20 +264,4 @@ def take_games(rows: Any, games: Array) -> Any:
 
 def make(config: Any, team: Team, critic: Critic) -> Method:
     """The host alone: agents act on what they see."""
-    host = make_host(config, team, critic)
-    blank = inference_lib.NONE.imagine_blank
-
-    def init(key: Array, batch: Any, earlier: Any) -> TrainState:
-        return host.init(key)
-
-    def train_step(state: TrainState, batch: Any, key: Array) -> Any:
-        key_play, key_learn = jax.random.split(key)
-        state, chunk = host.collect(state, key_play, blank)
-        state, metrics = host.learn(state, key_learn, chunk)
-        metrics = metrics | host.report(state)
-        return state.replace(step=state.step + 1), metrics
-
-    def act(state: TrainState, seen: Any, key: Array) -> Any:
-        return host.act(state, seen, key, blank)
-
-    return Method(init, train_step, act=act, memory=host.memory)
+    return inference_lib.alone(make_host(config, team, critic))

@@ -7,11 +7,11 @@ replay keeps chunks of fixed length with the hidden state they began in (Kapturo
 al. 2019, R2D2) instead of whole episodes, and states of the environment instead of
 observations.
 
-`Host` is the seam for what agents infer of the state: see `inference`.
+What agents infer of the state comes in by the seam of `inference`.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from jaxrec.envs.teams import Team
 from jaxrec.losses import teams as losses
 from jaxrec.methods import inference as inference_lib
 from jaxrec.methods import teams
-from jaxrec.methods.inference import Inference
+from jaxrec.methods.inference import Host, Inference
 from jaxrec.models.team import Network, masked
 from jaxrec.ops import ring
 from jaxrec.types import Array, Method, TrainState
@@ -50,26 +50,6 @@ class Extra:
 
     games: teams.Games
     replay: teams.Chunk  # rows [C, T, ...]
-
-
-class Host(NamedTuple):
-    """Parts of a train step, on states whose trees may hold more than the host's.
-
-    `init(key)` -> TrainState. `collect(state, key, imagine)` -> (state, chunk): plays
-    and fills the replay. `learn(state, key, imagine)` -> (state, metrics): gradient
-    steps on the replay; neither counts `state.step`. `report(state)` -> metrics.
-    `act`, `memory`: as of a Method, `act(state, (hidden, states, reward), key,
-    imagine)`. `draw(state, key, batch)` -> rows of the replay.
-    """
-
-    init: Callable[..., TrainState]
-    collect: Callable[..., Any]
-    learn: Callable[..., Any]
-    report: Callable[..., Any]
-    act: Callable[..., Any]
-    memory: Callable[..., Any]
-    draw: Callable[..., Any]
-    network: Network
 
 
 def make_host(
@@ -132,7 +112,7 @@ def make_host(
 
     def collect_chunk(
         params: Any, games: teams.Games, key: Array, epsilon: Any,
-        imagine: Callable = about.imagine_blank, opened: Any = 1.0,
+        imagine: Callable = about.nothing, opened: Any = 1.0,
     ) -> tuple[teams.Games, teams.Chunk]:  # fmt: skip
         chosen = policy(params["utility"], imagine, opened, epsilon)
         return teams.play(team, chosen, games, key, config.chunk)
@@ -165,7 +145,14 @@ def make_host(
     def td_loss(params: Any, target: Any, chunk: teams.Chunk, imagine: Any, step: Any):
         view = teams.views(team, chunk.state)
         hidden = unroll(params["utility"], chunk, view)
-        imagined = about.again(imagine, chunk, view, hidden)
+        imagined = chunk.seen
+        if about.resample:
+            held = inference_lib.before(chunk.hidden, chunk.fresh, hidden)
+            flat = inference_lib.flat((chunk.state, view, held))
+            axes = chunk.fresh.shape
+            imagined = jax.tree.map(
+                lambda x: x.reshape(*axes, *x.shape[1:]), imagine(*flat)
+            )
         opened = about.opened(step)
         q = q_values(params["utility"], hidden, imagined, view.legal, opened)
         # Double Q: the best by the network, at its value by the target network.
@@ -203,7 +190,7 @@ def make_host(
         )
         return jnp.mean(loss), dict(q=jnp.mean(total), target=jnp.mean(target))
 
-    def learn(state: TrainState, key: Array, imagine: Callable) -> Any:
+    def learn(state: TrainState, key: Array, imagine: Callable, _: Any) -> Any:
         names = ("utility", "mixer")
         mine = {name: state.params[name] for name in names}
         target = {name: state.target_params[name] for name in names}
@@ -247,7 +234,17 @@ def make_host(
         action, hidden, _ = greedy(key, states, teams.views(team, states), hidden)
         return hidden, action
 
-    return Host(init, collect, learn, report, act, hidden_of, draw, network)
+    def pairs(state: TrainState, key: Array, chunk: Any, count: int) -> teams.Chunk:
+        return draw(state, key, count)
+
+    def memories(params: Any, chunk: teams.Chunk, view: teams.View) -> Array:
+        hidden = unroll(params["utility"], chunk, view)
+        return inference_lib.before(chunk.hidden, chunk.fresh, hidden)
+
+    return Host(
+        init, collect, learn, report, act, hidden_of, pairs, memories,
+        lambda chunk: chunk.seen, network,
+    )  # fmt: skip
 
 
 def take(q: Array, action: Array) -> Array:
@@ -257,20 +254,4 @@ def take(q: Array, action: Array) -> Array:
 
 def make(config: Any, team: Team, mixer: nn.Module) -> Method:
     """The host alone: agents act on what they see."""
-    host = make_host(config, team, mixer)
-    blank = inference_lib.NONE.imagine_blank
-
-    def init(key: Array, batch: Any, earlier: Any) -> TrainState:
-        return host.init(key)
-
-    def train_step(state: TrainState, batch: Any, key: Array) -> Any:
-        key_play, key_learn = jax.random.split(key)
-        state, _ = host.collect(state, key_play, blank)
-        state, metrics = host.learn(state, key_learn, blank)
-        metrics = metrics | host.report(state)
-        return state.replace(step=state.step + 1), metrics
-
-    def act(state: TrainState, seen: Any, key: Array) -> Any:
-        return host.act(state, seen, key, blank)
-
-    return Method(init, train_step, act=act, memory=host.memory)
+    return inference_lib.alone(make_host(config, team, mixer))

@@ -1,0 +1,284 @@
+"""SIDIFF: agents infer the state from what they see by diffusion, and act on both.
+
+"Beyond Local Views: Global State Inference with Diffusion Models for Cooperative
+Multi-Agent Reinforcement Learning" (2024, arXiv 2408.09501), of which only the abstract
+and the opening were available to us: the idea (complete the state like an image beyond
+its frame), the two parts (state generator and state extractor) and that an agent acts
+on the inferred state and its own observation are the paper's; **everything else here is
+ours**, and no number is claimed to be the paper's.
+
+One train step:
+
+    play     each agent: condition c from what it sees and remembers -> samples of the
+             state (generator's average, K steps) -> extractor -> z -> values or logits
+    infer    the generator learns p(s | c) on pairs of the replay: the true state is a
+             target in training, nobody sees it when acting
+    learn    the host (IQL, VDN, QMIX, QPLEX, MAPPO, IPPO) learns by its own loss,
+             through z and the extractor, with what was imagined as a constant
+
+No gradient passes between the two. `inference` also names the controls: "none" is the
+host, "regressor" and "vae" infer by other means, "oracle" shows the agents the true
+state, "placebo" that of another game.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from jaxrec import optim
+from jaxrec.envs import teams as envs
+from jaxrec.methods import generator as generators
+from jaxrec.methods import (
+    indep_q,
+    ippo,
+    mappo,
+    qmix,
+    qplex,
+    state_forms,
+    team_ppo,
+    team_q,
+    teams,
+    vdn,
+)
+from jaxrec.methods import inference as inference_lib
+from jaxrec.models.extractor import StateExtractor
+from jaxrec.types import Array, Method, TrainState, UserError
+
+VALUE = dict(indep_q=indep_q, vdn=vdn, qmix=qmix, qplex=qplex)
+POLICY = dict(mappo=mappo, ippo=ippo)
+LEARNED = generators.KINDS
+SHOWN = ("oracle", "placebo")
+HPARAMS = dict(
+    host="qmix",  # see VALUE and POLICY
+    inference="diffusion",  # none, diffusion, regressor, vae, oracle, placebo
+    form="entities",  # of the state: vector, entities, grid
+    samples=1,  # M, of the state at a time
+    resample=False,  # learn on states imagined anew, not on those acted on
+    warmup=0.1,  # share of the training in which the gate stays shut
+    generator=generators.HPARAMS,
+    history=True,  # the condition holds the agent's memory
+    width=64,  # of the denoiser
+    num_layers=2,
+    num_heads=4,
+    widths=(16, 32, 64),  # of the U-Net, form grid
+    generator_updates=1,  # a train step
+    generator_chunks=8,  # chunks of one of them
+    generator_optim=optim.spec(lr=3e-4, clip=1.0),
+    extractor=dict(size=64, width=64, num_layers=1, num_heads=4, patch=4),
+    value=team_q.HPARAMS | qmix.HPARAMS | qplex.HPARAMS,  # of hosts with values
+    policy=dict(team_ppo.HPARAMS),  # of MAPPO, IPPO
+)
+
+
+def make(config: Any, info: dict[str, Any]) -> Method:
+    """Any host with any inference."""
+    team = envs.of_info("sidiff", info)
+    check(config)
+    if config.inference == "none":
+        return plain(config, team)
+    form = state_forms.make(config, team)
+    about = describe(config, team, form)
+    host = make_host(config, team, about)
+    imagine = make_imagine(config, form)
+    learns = config.inference in LEARNED
+    model, optimiser = learner(config, form) if learns else (None, None)
+
+    def init(key: Array, batch: Any, earlier: Any) -> TrainState:
+        key_host, key_model = jax.random.split(key)
+        state = host.init(key_host)
+        target = state.target_params or {}
+        if not learns:
+            return state.replace(target_params=target)
+        games = state.extra.games.state
+        view = teams.views(team, games)
+        hidden = jnp.zeros((*view.active.shape, host.network.width))
+        condition = form.condition(games, view.observation, hidden)
+        params = model.init(key_model, jax.tree.map(lambda x: x[0, 0], condition))
+        return state.replace(
+            params=state.params | dict(generator=params),
+            opt_state=state.opt_state | dict(generator=optimiser.init(params)),
+            target_params=target | dict(generator=jax.tree.map(jnp.copy, params)),
+        )
+
+    def imagine_by(state: TrainState) -> Any:
+        average = state.target_params.get("generator")
+        return partial(imagine, average)
+
+    def infer(state: TrainState, key: Array, chunk: Any) -> Any:
+        """Gradient steps of the generator on pairs of state and condition."""
+
+        def update(carry: Any, now: tuple[Array, Array]) -> Any:
+            params, average, opt_state = carry
+            key, number = now
+            key_draw, key_loss = jax.random.split(key)
+            rows = host.pairs(state, key_draw, chunk, config.generator_chunks)
+            loss, grads = jax.value_and_grad(generator_loss)(
+                params, average, key_loss, state, rows
+            )
+            params, opt_state = optim.descend(optimiser, grads, opt_state, params)
+            average = generators.ema(config.generator.ema, average, params, number)
+            return (params, average, opt_state), loss
+
+        count = config.generator_updates
+        carry = (
+            state.params["generator"],
+            state.target_params["generator"],
+            state.opt_state["generator"],
+        )
+        now = jax.random.split(key, count), state.step * count + jnp.arange(count)
+        (params, average, opt_state), loss = jax.lax.scan(update, carry, now)
+        state = state.replace(
+            params=state.params | dict(generator=params),
+            target_params=state.target_params | dict(generator=average),
+            opt_state=state.opt_state | dict(generator=opt_state),
+        )
+        return state, dict(generator_loss=jnp.mean(loss))
+
+    def generator_loss(
+        params: Any, average: Any, key: Array, state: TrainState, chunk: Any
+    ) -> Array:
+        view = teams.views(team, chunk.state)
+        before = host.memories(state.params, chunk, view)
+        states, view, before = inference_lib.flat((chunk.state, view, before))
+        condition = form.condition(states, view.observation, before)
+        truth = for_agents(form.encode(states), team.num_agents)
+        pairs = inference_lib.flat((truth, condition))
+        weight = jnp.asarray(form.weight)
+
+        def one(key: Array, x: Array, seen: Any) -> Array:
+            return model.loss(params, average, key, x, seen, weight)
+
+        keys = jax.random.split(key, pairs[0].shape[0])
+        alive = view.active.reshape(-1).astype(jnp.float32)
+        each = jax.vmap(one)(keys, *pairs)
+        return jnp.sum(alive * each) / jnp.maximum(jnp.sum(alive), 1.0)
+
+    def error(chunk: Any) -> dict[str, Array]:
+        """Mean square error of what living agents imagined and did not see."""
+        states, imagined, active = inference_lib.flat(
+            (chunk.state, host.imagined(chunk), teams.views(team, chunk.state).active)
+        )
+        apart = for_agents(form.encode(states), team.num_agents)[:, :, None] - imagined
+        known = form.known(states)
+        unknown = jnp.ones(()) if known is None else 1.0 - known[1][:, :, None]
+        living = active.reshape(*active.shape, *(1,) * (apart.ndim - 2))
+        weight = jnp.asarray(form.weight)[None, None, None] * unknown * living
+        weight = jnp.broadcast_to(weight, apart.shape)
+        total = jnp.sum(weight * jnp.square(apart))
+        return dict(unseen_error=total / jnp.maximum(jnp.sum(weight), 1.0))
+
+    def train_step(state: TrainState, batch: Any, key: Array) -> Any:
+        key_play, key_infer, key_learn = jax.random.split(key, 3)
+        state, chunk = host.collect(state, key_play, imagine_by(state))
+        metrics = error(chunk)
+        if learns:
+            state, found = infer(state, key_infer, chunk)
+            metrics |= found
+        state, found = host.learn(state, key_learn, imagine_by(state), chunk)
+        metrics |= found | host.report(state)
+        return state.replace(step=state.step + 1), metrics
+
+    def act(state: TrainState, seen: Any, key: Array) -> Any:
+        return host.act(state, seen, key, imagine_by(state))
+
+    return Method(init, train_step, act=act, memory=host.memory)
+
+
+def check(config: Any) -> None:
+    """Raises UserError for names that do not exist."""
+    kinds = ("none", *LEARNED, *SHOWN)
+    for field, names in (("host", (*VALUE, *POLICY)), ("inference", kinds)):
+        if config[field] not in names:
+            raise UserError(
+                f"{field} {config[field]!r} is unknown: use one of {', '.join(names)}"
+            )
+    if config.resample and config.host in POLICY:
+        raise UserError(
+            f"resample with host {config.host}: its ratio must compare policies on the "
+            "same inputs, set resample=False"
+        )
+    teams.check(config, ("samples", "generator_updates", "generator_chunks"))
+
+
+def of_host(config: Any) -> FrozenConfigDict:
+    """The host's settings."""
+    section = config.value if config.host in VALUE else config.policy
+    shared = dict(steps=config.steps, batch_size=config.batch_size)
+    return FrozenConfigDict(ConfigDict(section.to_dict() | shared))
+
+
+def plain(config: Any, team: envs.Team) -> Method:
+    """The host alone."""
+    settings = of_host(config)
+    if config.host in VALUE:
+        mixer = VALUE[config.host].mixer(settings, team)
+        return team_q.make(settings, team, mixer)
+    return team_ppo.make(settings, team, POLICY[config.host].critic(team))
+
+
+def make_host(config: Any, team: envs.Team, about: Any) -> Any:
+    """The host with inference."""
+    settings = of_host(config)
+    if config.host in VALUE:
+        mixer = VALUE[config.host].mixer(settings, team)
+        return team_q.make_host(settings, team, mixer, about)
+    return team_ppo.make_host(settings, team, POLICY[config.host].critic(team), about)
+
+
+def learner(config: Any, form: state_forms.Form) -> Any:
+    """The generator and its optimiser."""
+    settings = config.generator.to_dict() | dict(kind=config.inference)
+    model = generators.make(FrozenConfigDict(settings), form.network, form.shape)
+    updates = config.steps * config.generator_updates
+    return model, optim.make(config.generator_optim, updates)
+
+
+def describe(
+    config: Any, team: envs.Team, form: state_forms.Form
+) -> inference_lib.Inference:
+    """What the host must know: shape, extractor, gate."""
+    lead = team.num_agents, config.samples
+    return inference_lib.Inference(
+        blank=lambda games: jnp.zeros((games, *lead, *form.shape), jnp.bfloat16),
+        extractor=StateExtractor(**config.extractor),
+        opened=lambda step: (step >= config.warmup * config.steps) * 1.0,
+        resample=config.resample,
+    )
+
+
+def for_agents(x: Array, num: int) -> Array:
+    """[N, ...] -> [N, A, ...], the same for every agent."""
+    return jnp.broadcast_to(x[:, None], (len(x), num, *x.shape[1:]))
+
+
+def make_imagine(config: Any, form: state_forms.Form) -> Any:
+    """(average, key, states, view, hidden) -> bfloat16[E, A, M, *shape]."""
+
+    def shown(average: Any, key: Array, states: Any, view: Any, hidden: Array) -> Array:
+        found = form.encode(states)
+        if config.inference == "placebo":
+            found = jnp.roll(found, 1, axis=0)
+        found = for_agents(found, hidden.shape[1])[:, :, None]
+        lead = (*hidden.shape[:2], config.samples)
+        return jnp.broadcast_to(found, (*lead, *form.shape)).astype(jnp.bfloat16)
+
+    if config.inference in SHOWN:
+        return shown
+    model, _ = learner(config, form)
+
+    def sampled(
+        average: Any, key: Array, states: Any, view: Any, hidden: Array
+    ) -> Array:
+        condition = form.condition(states, view.observation, hidden)
+        known = form.known(states)
+
+        def one(key: Array) -> Array:
+            return model.sample(average, key, condition, hidden.shape[:2], known)
+
+        found = jax.vmap(one)(jax.random.split(key, config.samples))
+        return jnp.moveaxis(found, 0, 2).astype(jnp.bfloat16)
+
+    return sampled
