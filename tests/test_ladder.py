@@ -30,7 +30,7 @@ CONFIGS = sorted(
 
 
 RECOMMENDERS = list(METHODS)[list(METHODS).index("ce") :]
-TEAMS = {"indep_q", "ippo", "mappo", "qmix", "qplex", "vdn", "team_scripted"}
+TEAMS = {"indep_q", "ippo", "mappo", "qmix", "qplex", "vdn", "team_scripted", "sidiff"}
 QUICK = {"sqn", "sa2c", "smorl", "vsknn", "baselines", "qmix", "mappo"}
 
 
@@ -56,7 +56,7 @@ def smoke(name) -> ConfigDict:
     if "rows" in config.data:
         config.data.source, config.data.rows = "toy", 1_000
     if config.data.source == "battle_city":
-        config.data.source, config.data.name = "meeting", "two_on_5"
+        config.data.update(source="meeting", name="two_on_5", settings="")
     config.eval.users = 20
     config.mesh = dict(data=1, model=1)
     for stage in config.stages:

@@ -45,13 +45,18 @@ class Form(NamedTuple):
 def make(config: Any, team: Team) -> Form:
     """`config`: form, width, num_layers, widths (of the U-Net), num_heads, history.
 
-    Raises UserError for a form that is unknown or that the environment does not have.
+    The form "auto" is entities on Battle City, vector elsewhere. Raises UserError for
+    one that is unknown or that the environment does not have.
     """
-    if config.form not in FORMS:
-        raise UserError(f"form {config.form!r} is unknown: use {', '.join(FORMS)}")
-    if config.form != "vector" and not team.name.startswith("battle_city/"):
-        raise UserError(f"form {config.form!r} is Battle City's: use vector")
-    return FORMS[config.form](config, team)
+    city = team.name.startswith("battle_city/")
+    name = config.form
+    if name == "auto":
+        name = "entities" if city else "vector"
+    if name not in FORMS:
+        raise UserError(f"form {name!r} is unknown: use auto, {', '.join(FORMS)}")
+    if name != "vector" and not city:
+        raise UserError(f"form {name!r} is Battle City's: use vector")
+    return FORMS[name](config, team)
 
 
 def told(config: Any, observation: Array, hidden: Array) -> Array:

@@ -1,0 +1,214 @@
+"""State inference on the hosts: isolation, controls, caching, forms of the state."""
+
+import functools
+import importlib
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import FrozenConfigDict
+
+from jaxrec.envs import teams as envs
+from jaxrec.methods import METHODS, sidiff, state_forms, teams
+from jaxrec.models.extractor import StateExtractor, as_tokens
+from jaxrec.types import UserError
+
+INFO = dict(team=dict(kind="meeting", name="two_on_5", settings={}))
+
+
+@functools.cache
+def team():
+    return envs.make(**INFO["team"])
+
+
+def settings(**fields):
+    section = importlib.import_module("configs.sidiff").get_config("smoke").train
+    found = section.sidiff.to_dict() | dict(form="vector", steps=10, batch_size=8)
+    found["generator"]["drop"] = 0.0
+    return FrozenConfigDict(found | fields)
+
+
+@functools.cache
+def run(steps=2, **fields):
+    """(method, states after 0 .. `steps` train steps, metrics of the last)."""
+    method = METHODS["sidiff"](settings(**fields), INFO)
+    states = [jax.jit(lambda key: method.init(key, {}, {}))(jax.random.key(0))]
+    step = jax.jit(method.train_step)
+    for number in range(steps):
+        state, metrics = step(states[-1], {}, jax.random.key(1 + number))
+        states.append(state)
+    return method, states, jax.device_get(metrics)
+
+
+def moved(before, after):
+    """Whether any number of a tree changed."""
+    pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after))
+    return any((np.asarray(a) != np.asarray(b)).any() for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    "host, inference",
+    [
+        ("qmix", "diffusion"),
+        ("mappo", "diffusion"),
+        pytest.param("qmix", "regressor", marks=pytest.mark.slow),
+        pytest.param("vdn", "vae", marks=pytest.mark.slow),
+        pytest.param("qplex", "oracle", marks=pytest.mark.slow),
+        pytest.param("indep_q", "placebo", marks=pytest.mark.slow),
+        pytest.param("ippo", "regressor", marks=pytest.mark.slow),
+        pytest.param("vdn", "none", marks=pytest.mark.slow),
+    ],
+)
+def test_every_host_and_every_inference_learns(host, inference):
+    _, states, metrics = run(host=host, inference=inference)
+    chex.assert_tree_all_finite(metrics)
+    assert int(states[-1].step) == 2 and "loss" in metrics
+    assert moved(states[0].params["utility"], states[1].params["utility"])
+    assert ("generator" in states[0].params) == (inference in sidiff.LEARNED)
+    if "ppo" in host:
+        assert metrics["ratio_error"] < 1e-5
+
+
+def test_no_gradient_passes_between_generator_and_host():
+    """The generator is the same whatever the host learns, and the other way round."""
+    _, plain, _ = run(host="qmix", inference="diffusion")
+    value = settings().value.to_dict()
+    faster = value | dict(optim=value["optim"] | dict(lr=0.0))
+    _, still, _ = run(
+        host="qmix", inference="diffusion", value=FrozenConfigDict(faster), steps=1
+    )
+    assert not moved(still[0].params["utility"], still[1].params["utility"])
+    assert moved(still[0].params["generator"], still[1].params["generator"])
+    # One step: the data are the same, so that must be the generator.
+    chex.assert_trees_all_equal(
+        plain[1].params["generator"], still[1].params["generator"]
+    )
+    optim = settings().generator_optim.to_dict() | dict(lr=0.0)
+    _, fixed, _ = run(
+        host="qmix", inference="diffusion", generator_optim=FrozenConfigDict(optim),
+        steps=1,
+    )  # fmt: skip
+    assert not moved(fixed[0].params["generator"], fixed[1].params["generator"])
+    for name in ("utility", "mixer"):
+        chex.assert_trees_all_equal(plain[1].params[name], fixed[1].params[name])
+
+
+def imagined(inference, **fields):
+    config = settings(inference=inference, **fields)
+    form = state_forms.make(config, team())
+    states = jax.vmap(team().reset)(jax.random.split(jax.random.key(0), 6))
+    view = teams.views(team(), states)
+    hidden = jnp.zeros((6, 2, 16))
+    imagine = sidiff.make_imagine(config, form)
+    average = None
+    if inference in sidiff.LEARNED:
+        model, _ = sidiff.learner(config, form)
+        condition = form.condition(states, view.observation, hidden)
+        one = jax.tree.map(lambda x: x[0, 0], condition)
+        average = model.init(jax.random.key(1), one)
+    truth = np.asarray(form.encode(states))
+    keys = [jax.random.key(n) for n in (2, 2, 3)]
+    calls = [np.asarray(imagine(average, k, states, view, hidden), float) for k in keys]
+    return truth, calls
+
+
+def test_oracle_and_placebo_show_the_states_they_should():
+    truth, (found, again, _) = imagined("oracle")
+    assert found.shape == (6, 2, 1, 11)
+    np.testing.assert_allclose(
+        found, np.broadcast_to(truth[:, None, None], found.shape), atol=1e-2
+    )
+    assert set(np.unique(truth[:, :-1])) == {-1.0, 1.0}
+    _, (found, _, _) = imagined("placebo")
+    for game in range(6):
+        own = np.abs(found[game, 0, 0] - truth).max(-1) < 1e-2
+        assert own[game - 1]  # another's
+    assert not np.allclose(found[:, 0, 0], truth, atol=1e-2)
+
+
+def test_equal_noise_gives_equal_states():
+    _, (first, second, other) = imagined("diffusion", samples=2)
+    assert first.shape == (6, 2, 2, 11)
+    np.testing.assert_array_equal(first, second)
+    assert np.abs(first).max() <= 1
+    # An untrained network predicts zero at once, whatever the noise.
+    np.testing.assert_array_equal(first, other)
+
+
+def test_the_gate_opens_after_the_warm_up():
+    about = sidiff.describe(settings(warmup=0.3), team(), state_forms.make(
+        settings(), team()))  # fmt: skip
+    opened = [float(about.opened(jnp.int32(step))) for step in range(6)]
+    assert opened == [0, 0, 0, 1, 1, 1]
+
+
+def test_tokens():
+    grid = jnp.arange(2 * 5 * 6 * 3.0).reshape(2, 5, 6, 3)
+    found = np.asarray(as_tokens(grid, 4))
+    assert found.shape == (2, 4, 48)
+    first = np.asarray(grid)[0, :4, :4].reshape(-1)
+    np.testing.assert_array_equal(found[0, 0], first)
+    corner = found[0, 3].reshape(4, 4, 3)
+    np.testing.assert_array_equal(corner[:1, :2], np.asarray(grid)[0, 4:, 4:])
+    assert (corner[1:] == 0).all() and (corner[:, 2:] == 0).all()
+    assert as_tokens(jnp.ones((2, 33)), 4).shape == (2, 2, 32)
+    assert as_tokens(jnp.ones((2, 7, 3)), 4).shape == (2, 7, 3)
+
+
+def test_samples_are_told_apart_and_read():
+    extractor = StateExtractor(size=5, width=8, num_heads=2)
+    draw = np.random.default_rng(0)
+    samples = jnp.asarray(draw.normal(size=(3, 2, 2, 6, 4)), jnp.float32)
+    query = jnp.asarray(draw.normal(size=(3, 2, 7)), jnp.float32)
+    params = extractor.init(jax.random.key(0), samples, query)
+    z = extractor.apply(params, samples, query)
+    assert z.shape == (3, 2, 5)
+    for other, query_of in ((samples[:, :, ::-1], query), (samples + 1, query),
+                            (samples, query + 1)):  # fmt: skip
+        changed = extractor.apply(params, other, query_of)
+        assert np.abs(np.asarray(changed - z)).max() > 1e-5
+    one = extractor.apply(params, samples[1:2], query[1:2])
+    np.testing.assert_allclose(one[0], z[1], rtol=1e-4, atol=1e-5)
+
+
+def test_entities_hold_no_falsehood():
+    """What an agent knows for certain is the truth, and it does not know all."""
+    city = envs.make("battle_city", "2t_vs_4e_open7", dict(radius=2))
+    form = state_forms.make(settings(form="entities"), city)
+
+    def later(key):
+        def step(state, key):
+            act, move = jax.random.split(key)
+            return city.step(move, state, city.random(act, state))[0], None
+
+        return jax.lax.scan(step, city.reset(key), jax.random.split(key, 12))[0]
+
+    states = jax.jit(jax.vmap(later))(jax.random.split(jax.random.key(0), 32))
+    truth = np.asarray(form.encode(states))[:, None]
+    values, mask = map(np.asarray, form.known(states))
+    assert values.shape == mask.shape == (32, 2, 6, 14)
+    wanted = np.broadcast_to(truth, values.shape)
+    np.testing.assert_allclose(values[mask], wanted[mask], atol=1e-6)
+    alive = np.asarray(states.alive)
+    enemies = alive[:, None, 2:] & alive[:, :2, None]
+    share = mask[:, :, 2:, 0][enemies].mean()
+    assert 0.1 < share < 0.9
+    assert (form.weight[:, state_forms.ALLY] == 0).all() and form.weight.sum() == 6 * 13
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (dict(host="qmxi"), "host 'qmxi' is unknown: use one of indep_q"),
+        (dict(inference="magic"), "inference 'magic' is unknown"),
+        (dict(form="image"), "form 'image' is unknown"),
+        (dict(form="entities"), "form 'entities' is Battle City's: use vector"),
+        (dict(host="mappo", resample=True), "set resample=False"),
+        (dict(samples=0), "samples is 0"),
+    ],
+)
+def test_impossible_settings_are_refused(fields, message):
+    with pytest.raises(UserError, match=message):
+        METHODS["sidiff"](settings(**fields), INFO)
