@@ -55,7 +55,7 @@ def smoke(name) -> ConfigDict:
     config = importlib.import_module(f"configs.{name}").get_config("smoke")
     if "rows" in config.data:
         config.data.source, config.data.rows = "toy", 1_000
-    if config.data.source == "battle_city":
+    if "settings" in config.data:
         config.data.update(source="meeting", name="two_on_5", settings="")
     config.eval.users = 20
     config.mesh = dict(data=1, model=1)

@@ -98,7 +98,7 @@ def test_qplex_identities():
     p = jax.tree.map(lambda x: np.asarray(x, float), params["params"])
 
     def hyper(name, x):
-        first, second = p[name]["Dense_0"], p[name]["Dense_1"]
+        first, second = p[name]["hidden"], p[name]["out"]
         hidden = np.maximum(x @ first["kernel"] + first["bias"], 0)
         return hidden @ second["kernel"] + second["bias"]
 

@@ -37,6 +37,7 @@ from jaxrec.methods import (
     mappo,
     qmix,
     qplex,
+    state_error,
     state_forms,
     team_ppo,
     team_q,
@@ -157,18 +158,18 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         return jnp.sum(alive * each) / jnp.maximum(jnp.sum(alive), 1.0)
 
     def error(chunk: Any) -> dict[str, Array]:
-        """Mean square error of what living agents imagined and did not see."""
-        states, imagined, active = inference_lib.flat(
-            (chunk.state, host.imagined(chunk), teams.views(team, chunk.state).active)
+        """Of what living agents imagined and did not see: see `state_error`."""
+        active = teams.views(team, chunk.state).active
+        states, samples, active = inference_lib.flat(
+            (chunk.state, host.imagined(chunk), active)
         )
-        apart = for_agents(form.encode(states), team.num_agents)[:, :, None] - imagined
+        truth = for_agents(form.encode(states), team.num_agents)
         known = form.known(states)
-        unknown = jnp.ones(()) if known is None else 1.0 - known[1][:, :, None]
-        living = active.reshape(*active.shape, *(1,) * (apart.ndim - 2))
-        weight = jnp.asarray(form.weight)[None, None, None] * unknown * living
-        weight = jnp.broadcast_to(weight, apart.shape)
-        total = jnp.sum(weight * jnp.square(apart))
-        return dict(unseen_error=total / jnp.maximum(jnp.sum(weight), 1.0))
+        weight = jnp.ones(truth.shape) if known is None else 1.0 - known[1]
+        weight = weight * jnp.asarray(form.weight)[None, None]
+        weight = weight * active.reshape(*active.shape, *(1,) * len(form.shape))
+        rows = inference_lib.flat((truth, samples, weight))
+        return state_error.summary(*rows, form.present)
 
     def train_step(state: TrainState, batch: Any, key: Array) -> Any:
         key_play, key_infer, key_learn = jax.random.split(key, 3)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxrec.envs.battle_city.observe import ENTITY, NUMBER
+from jaxrec.envs.battle_city.observe import ENEMY, ENTITY, NUMBER
 from jaxrec.envs.teams import Team
 from jaxrec.models import denoiser, unet
 from jaxrec.models.denoiser import Condition
@@ -31,7 +31,8 @@ class Form(NamedTuple):
     truth. `condition(states, observation float[N, A, od], hidden float[N, A, D])` ->
     Condition [N, A, ...]. `known(states)` -> (values, mask) [N, A, *shape], what each
     agent sees for certain, or None. `weight`: float32[*shape], 0 where a number is
-    constant. `network`: the denoiser.
+    constant. `network`: the denoiser. `present`: int32[n], which numbers of a flat
+    state are above 0 where there is an enemy, or None.
     """
 
     shape: tuple[int, ...]
@@ -40,6 +41,7 @@ class Form(NamedTuple):
     known: Callable[[Any], tuple[Array, Array] | None]
     weight: np.ndarray
     network: nn.Module
+    present: np.ndarray | None = None
 
 
 def make(config: Any, team: Team) -> Form:
@@ -110,6 +112,7 @@ def entities(config: Any, team: Team) -> Form:
         network=denoiser.EntityTransformer(
             config.width, config.num_layers, config.num_heads
         ),
+        present=np.arange(env.num_agents, env.game.tanks) * ENTITY,
     )
 
 
@@ -146,6 +149,7 @@ def grid(config: Any, team: Team) -> Form:
         known=known,
         weight=weight,
         network=unet.UNet(config.widths, config.num_heads),
+        present=np.arange(ENEMY, np.prod(shape), shape[-1]),
     )
 
 

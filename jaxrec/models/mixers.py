@@ -37,7 +37,8 @@ class Hyper(nn.Module):
 
     @nn.compact
     def __call__(self, world: Array) -> Array:
-        return nn.Dense(self.size)(nn.relu(nn.Dense(self.width)(world)))
+        hidden = nn.relu(nn.Dense(self.width, name="hidden")(world))
+        return nn.Dense(self.size, name="out")(hidden)
 
 
 class QMix(nn.Module):
