@@ -33,8 +33,8 @@ def random_chunk():
 
     games = teams.start(team, jax.random.key(0), E, jnp.zeros((E, 3)))
     run = jax.jit(lambda games, key: teams.play(team, policy, games, key, T))
-    games, first = run(games, jax.random.key(1))
-    return jax.tree.map(np.asarray, (first, run(games, jax.random.key(2))))
+    first = run(games, jax.random.key(1))
+    return jax.tree.map(np.asarray, (first, run(first[0], jax.random.key(2))))
 
 
 def test_the_game_by_hand():

@@ -194,11 +194,10 @@ def make_host(
         def update(carry: Any, games: Array) -> Any:
             params, opt_state = carry
             some = take_games(rows, games)
-            (_, parts), grads = jax.value_and_grad(loss, has_aux=True)(
+            (total, parts), grads = jax.value_and_grad(loss, has_aux=True)(
                 params, some, opened
             )
             params, opt_state = optim.descend(optimiser, grads, opt_state, params)
-            total = parts["policy"] + parts["value"] - config.entropy * parts["entropy"]
             return (params, opt_state), dict(loss=total, **parts)
 
         orders = [
