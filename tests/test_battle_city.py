@@ -111,6 +111,31 @@ def row(n, tree):
     return jax.tree.map(lambda x: x[n], tree)
 
 
+def key_of(step, game, seed=0):
+    """The key of one tick of `battle_city_help.play`."""
+    key_play = jax.random.split(jax.random.key(seed))[1]
+    key_step = jax.random.split(jax.random.split(key_play, STEPS)[step])[1]
+    return jax.random.split(key_step, NUM)[game]
+
+
+def test_many_games_in_a_scan_are_the_loop(env, played):
+    """One tick of one game, against the same one among 100 games in a scan."""
+    states, outcomes, actions = played
+    tick = jax.jit(env.tick)
+    for step, game in zip(range(0, STEPS, 7), range(0, NUM, 7)):
+        before = jax.tree.map(lambda x: jnp.asarray(x[step, game]), states)  # noqa: B023
+        after = jax.tree.map(lambda x: x[step + 1, game], states)  # noqa: B023
+        outcome = jax.tree.map(lambda x: x[step, game], outcomes)  # noqa: B023
+        found = tick(key_of(step, game), before, actions[step, game])
+        equal(found, (after, outcome))
+        equal(tick(key_of(step, game), before, actions[step, game]), found)
+    others = [
+        tick(jax.random.key(n), before, actions[step, game])[0].pos for n in range(20)
+    ]
+    assert any((np.asarray(other) != found[0].pos).any() for other in others)
+
+
+@pytest.mark.slow
 def test_vmap_is_the_loop_and_equal_keys_give_equal_steps(env, played):
     states = sample(played, 40)
     tick, batched = jax.jit(env.tick), jax.jit(jax.vmap(env.tick))
@@ -126,6 +151,7 @@ def test_vmap_is_the_loop_and_equal_keys_give_equal_steps(env, played):
     assert (moved.pos != together[0].pos).any()
 
 
+@pytest.mark.slow
 def test_jit_changes_nothing(env, played):
     state = row(0, sample(played, 40))
     key, actions = row(0, pieces())
