@@ -111,10 +111,9 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     def infer(state: TrainState, key: Array, chunk: Any) -> Any:
         """Gradient steps of the generator on pairs of state and condition."""
 
-        def update(carry: Any, now: tuple[Array, Array]) -> Any:
+        def update(carry: Any, number: Array) -> Any:
             params, average, opt_state = carry
-            key, number = now
-            key_draw, key_loss = jax.random.split(key)
+            key_draw, key_loss = jax.random.split(jax.random.fold_in(key, number))
             rows = host.pairs(state, key_draw, chunk, config.generator_chunks)
             loss, grads = jax.value_and_grad(generator_loss)(
                 params, average, key_loss, state, rows
@@ -129,8 +128,8 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             state.target_params["generator"],
             state.opt_state["generator"],
         )
-        now = jax.random.split(key, count), state.step * count + jnp.arange(count)
-        (params, average, opt_state), loss = jax.lax.scan(update, carry, now)
+        numbers = state.step * count + jnp.arange(count)
+        (params, average, opt_state), loss = jax.lax.scan(update, carry, numbers)
         state = state.replace(
             params=state.params | dict(generator=params),
             target_params=state.target_params | dict(generator=average),

@@ -195,10 +195,9 @@ def make_host(
         mine = {name: state.params[name] for name in names}
         target = {name: state.target_params[name] for name in names}
 
-        def update(carry: Any, now: tuple[Array, Array]) -> Any:
+        def update(carry: Any, number: Array) -> Any:
             params, target, opt_state = carry
-            key, number = now
-            key_draw, key_again = jax.random.split(key)
+            key_draw, key_again = jax.random.split(jax.random.fold_in(key, number))
             chunk = draw(state, key_draw, config.batch_size)
             again = lambda *args: imagine(key_again, *args)  # noqa: E731
             (loss, parts), grads = jax.value_and_grad(td_loss, has_aux=True)(
@@ -214,8 +213,7 @@ def make_host(
 
         numbers = state.step * config.updates + 1 + jnp.arange(config.updates)
         carry = mine, target, state.opt_state["rl"]
-        keys = jax.random.split(key, config.updates)
-        (mine, target, opt), metrics = jax.lax.scan(update, carry, (keys, numbers))
+        (mine, target, opt), metrics = jax.lax.scan(update, carry, numbers)
         state = state.replace(
             params=state.params | mine,
             target_params=state.target_params | target,

@@ -102,8 +102,10 @@ def play(
         view = views(team, games.state)
         return policy(key, games.state, view, forget(games.hidden, games.fresh))
 
-    def step(games: Games, key: Array) -> tuple[Games, tuple]:
-        key_act, key_step = jax.random.split(key)
+    def step(games: Games, number: Array) -> tuple[Games, tuple]:
+        # Folded, not split before the scan: under the vmap of seeds JAX's check of keys
+        # takes the rows of a split for used ones.
+        key_act, key_step = jax.random.split(jax.random.fold_in(key, number))
         action, hidden, seen = see(key_act, games)
         keys = jax.random.split(key_step, num)
         state, outcome = jax.vmap(team.step)(keys, games.state, action)
@@ -112,11 +114,9 @@ def play(
         games = games.replace(state=state, hidden=hidden, fresh=outcome.done)
         return count(games, outcome), (before, happened)
 
-    key_last, key_steps = jax.random.split(key)
     hidden = games.hidden
-    games, (before, happened) = jax.lax.scan(
-        step, games, jax.random.split(key_steps, steps)
-    )
+    games, (before, happened) = jax.lax.scan(step, games, jnp.arange(steps))
+    key_last = jax.random.fold_in(key, steps)
     last = games.state, games.fresh, see(key_last, games)[2]
     before = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), before, last)
     return games, Chunk(*before, *happened, hidden)
