@@ -135,7 +135,9 @@ def encoder(name, form, seq_len=T):
     return made, jax.tree.map(noisy, params)
 
 
-@pytest.mark.parametrize("name", ["sasrec", "hstu"])
+@pytest.mark.parametrize(
+    "name", ["sasrec", pytest.param("hstu", marks=pytest.mark.slow)]
+)
 def test_encoders_in_blocks_equal_the_full_ones(name):
     x = jax.random.normal(jax.random.key(3), (B, T, 16))
     results = []
@@ -224,7 +226,9 @@ def temporary_bytes(name, form, length):
     return timing.memory(lowered.compile())["temporary_bytes"]
 
 
-@pytest.mark.parametrize("name", ["sasrec", "linrec"])
+@pytest.mark.parametrize(
+    "name", ["sasrec", pytest.param("linrec", marks=pytest.mark.slow)]
+)
 def test_memory_of_blocks_is_linear_in_the_length(name, monkeypatch):
     monkeypatch.setattr(attention, "BLOCK", 64)
     monkeypatch.setattr(attention, "CHUNK", 64)

@@ -65,7 +65,16 @@ def anything(params, seed=0):
 
 
 @pytest.mark.parametrize("first", [False, True])
-@pytest.mark.parametrize("encoder", ["gru", "caser", "nextitnet", "sasrec", "mamba2"])
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        "gru",
+        "sasrec",
+        pytest.param("caser", marks=pytest.mark.slow),
+        pytest.param("nextitnet", marks=pytest.mark.slow),
+        pytest.param("mamba2", marks=pytest.mark.slow),
+    ],
+)
 def test_events_and_states_are_those_of_the_prefixes(encoder, first):
     """The first event of a session, from nothing, where the data score it."""
     config = ConfigDict(dict(encoder=ce.HPARAMS["encoder"], tied=False))
@@ -105,11 +114,11 @@ def test_events_and_states_are_those_of_the_prefixes(encoder, first):
     [
         (ce, "make"),
         (sqn, "make"),
-        (sarsa, "make"),
+        pytest.param(sarsa, "make", marks=pytest.mark.slow),
         (proxy, "make_hist"),
-        (proxy, "make_fut"),
-        (sac, "make"),
-        (vpq, "make"),
+        pytest.param(proxy, "make_fut", marks=pytest.mark.slow),
+        pytest.param(sac, "make", marks=pytest.mark.slow),
+        pytest.param(vpq, "make", marks=pytest.mark.slow),
     ],
 )
 def test_the_loss_is_the_mean_of_the_events(module, function, first):
@@ -135,7 +144,16 @@ def test_the_loss_is_the_mean_of_the_events(module, function, first):
     np.testing.assert_allclose(metrics["loss"], np.mean(losses), rtol=1e-4)
 
 
-@pytest.mark.parametrize("module", [snqn, sa2c, dqn_ns, prl, smorl])
+@pytest.mark.parametrize(
+    "module",
+    [
+        sa2c,
+        prl,
+        pytest.param(snqn, marks=pytest.mark.slow),
+        pytest.param(dqn_ns, marks=pytest.mark.slow),
+        pytest.param(smorl, marks=pytest.mark.slow),
+    ],
+)
 def test_other_methods_learn_from_all_events(module):
     """The loss falls from batches whose padding would be noticed: it is not finite."""
     earlier = {}
