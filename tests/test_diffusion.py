@@ -142,6 +142,10 @@ def test_consistency_target_has_no_gradient():
     assert of_scale != 0 and of_average == 0
 
 
+def jit(f):
+    return jax.jit(f, compiler_options=dict(xla_backend_optimization_level=0))
+
+
 NETWORKS = dict(
     mlp=(MLP(width=16), (5,)),
     entities=(EntityTransformer(width=16, num_heads=2, num_layers=1), (4, 3)),
@@ -153,25 +157,23 @@ NETWORKS = dict(
 )
 
 
-def condition_of(shape, number=0, lead=()):
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(9), number), 4)
-    tokens = jax.random.normal(keys[1], (*lead, 4, 6))
-    canvas = jax.random.normal(keys[2], (*lead, *shape))
-    return Condition(
-        vector=jax.random.normal(keys[0], (*lead, 3)),
-        tokens=tokens if len(shape) == 2 else None,
-        mask=jnp.broadcast_to(jnp.arange(4) < 3, (*lead, 4)),
-        canvas=canvas if len(shape) == 3 else None,
-        seen=jax.random.normal(keys[3], (*lead, *shape)) > 0,
-    )
+def condition_of(shape, lead=()):
+    generator = np.random.default_rng(9)
+    normal = lambda *s: generator.normal(size=(*lead, *s)).astype(np.float32)  # noqa: E731
+    parts = dict(vector=normal(3), seen=normal(*shape) > 0)
+    if len(shape) == 2:
+        parts |= dict(tokens=normal(4, 6))
+        parts |= dict(mask=np.broadcast_to(np.arange(4) < 3, (*lead, 4)))
+    if len(shape) == 3:
+        parts |= dict(canvas=normal(*shape))
+    return Condition(**{name: jnp.asarray(x) for name, x in parts.items()})
 
 
-def moved(params, key):
+def moved(params):
     """Parameters off their start, where the last layer is zero."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    new = [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)]
-    return jax.tree.unflatten(tree, new)
+    generator = np.random.default_rng(2)
+    noise = lambda x: generator.normal(size=x.shape).astype(np.float32)  # noqa: E731
+    return jax.tree.map(lambda x: x + 0.3 * noise(x), params)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -182,25 +184,28 @@ def test_networks(name):
     x = jax.random.normal(jax.random.key(0), (2, *shape))
     level = jnp.array([0.3, 0.8])
     many = condition_of(shape, lead=(2,))
-    params = network.init(jax.random.key(1), x, level, many)
-    apply = jax.jit(network.apply)
+    params = jit(network.init)(jax.random.key(1), x, level, many)
+    apply = jit(network.apply)
     assert not np.any(apply(params, x, level, many))
-    params = moved(params, jax.random.key(2))
+    params = moved(params)
     found = apply(params, x, level, many)
     assert found.shape == x.shape
     one = jax.tree.map(lambda y: y[1], many)
-    np.testing.assert_allclose(apply(params, x[1], level[1], one), found[1], atol=1e-5)
+    here = jnp.ones(())
+    row = apply(params, x[1], level[1], one, here)
+    np.testing.assert_allclose(row, found[1], atol=1e-5)
     first = jax.tree.map(lambda y: y[0], many)
-    base = np.asarray(apply(params, x[0], level[0], first))
+    base = np.asarray(apply(params, x[0], level[0], first, here))
     for other in (
-        apply(params, x[0], level[0], one),
-        apply(params, x[0], level[1], first),
-        apply(params, x[1], level[0], first),
+        apply(params, x[0], level[0], one, here),
+        apply(params, x[0], level[1], first, here),
+        apply(params, x[1], level[0], first, here),
     ):
         assert np.abs(other - base).max() > 1e-3
-    none = apply(params, x[0], level[0], first, 0.0)
+    away = jnp.zeros(())
+    none = apply(params, x[0], level[0], first, away)
     assert np.abs(none - base).max() > 1e-3
-    dropped = apply(params, x[0], level[0], one, 0.0)
+    dropped = apply(params, x[0], level[0], one, away)
     np.testing.assert_array_equal(none, dropped)
 
 
@@ -208,12 +213,13 @@ def test_networks(name):
 def test_masked_tokens_are_not_seen(name):
     network, shape = NETWORKS[name]
     x, c = jnp.ones(shape), condition_of(shape)
-    params = network.init(jax.random.key(1), x, jnp.ones(()), c)
-    params = moved(params, jax.random.key(2))
-    found = network.apply(params, x, jnp.ones(()), c)
+    params = jit(network.init)(jax.random.key(1), x, jnp.ones(()), c)
+    params = moved(params)
+    apply = jit(network.apply)
+    found = apply(params, x, jnp.ones(()), c)
     for slot, same in ((3, True), (0, False)):
         other = c._replace(tokens=c.tokens.at[slot].add(5.0))
-        changed = np.abs(network.apply(params, x, jnp.ones(()), other) - found).max()
+        changed = np.abs(apply(params, x, jnp.ones(()), other) - found).max()
         assert (changed == 0) == same
 
 
@@ -221,12 +227,13 @@ def test_entities_without_slots_commute_with_permutations():
     network = EntityTransformer(width=16, num_heads=2, num_layers=2, slots=False)
     x = jax.random.normal(jax.random.key(0), (4, 3))
     c = condition_of((4, 3))
-    params = network.init(jax.random.key(1), x, jnp.ones(()), c)
-    params = moved(params, jax.random.key(2))
+    params = jit(network.init)(jax.random.key(1), x, jnp.ones(()), c)
+    params = moved(params)
     order = np.array([2, 0, 3, 1])
     there = c._replace(tokens=c.tokens[order], mask=c.mask[order])
-    found = network.apply(params, x[order], jnp.ones(()), there)
-    want = network.apply(params, x, jnp.ones(()), c)[order]
+    apply = jit(network.apply)
+    found = apply(params, x[order], jnp.ones(()), there)
+    want = apply(params, x, jnp.ones(()), c)[order]
     np.testing.assert_allclose(found, want, atol=1e-4)
 
 
@@ -235,7 +242,7 @@ def test_what_is_outside_the_grid_is_not_a_cell():
     network, shape = NETWORKS["unet"]
     x, c = jnp.zeros(shape), condition_of(shape)
     empty = c._replace(canvas=c.canvas * 0, seen=c.seen & False, vector=c.vector * 0)
-    params = network.init(jax.random.key(1), x, jnp.ones(()), empty)
-    params = moved(params, jax.random.key(2))
-    found = np.asarray(network.apply(params, x, jnp.ones(()), empty))
+    params = jit(network.init)(jax.random.key(1), x, jnp.ones(()), empty)
+    params = moved(params)
+    found = np.asarray(jit(network.apply)(params, x, jnp.ones(()), empty))
     assert np.abs(found[0, 0] - found[2, 3]).max() > 1e-2

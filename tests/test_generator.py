@@ -17,6 +17,10 @@ SAMPLERS = ("ddim", "euler", "consistency")
 ALL = [("diffusion", name) for name in SAMPLERS] + [("regressor", ""), ("vae", "")]
 
 
+def jit(f):
+    return jax.jit(f, compiler_options=dict(xla_backend_optimization_level=0))
+
+
 def settings(kind="diffusion", sampler="", **changes):
     config = ConfigDict(generator.HPARAMS)
     config.update(dict(kind=kind, latent=2) | changes)
@@ -113,7 +117,8 @@ def test_interface(kind, sampler):
     """Gradients in params alone, jit and vmap, batches by lead, known values kept."""
     made = make(kind, sampler)
     c = Condition(jnp.array([[0.3], [-0.7]]))
-    params = made.init(jax.random.key(0), jax.tree.map(lambda x: x[0], c))
+    first = jax.tree.map(lambda x: x[0], c)
+    params = jit(made.init)(jax.random.key(0), first)
     params = jax.tree.map(lambda x: x + 0.1, params)
     x0 = jnp.array([0.5, -0.5])
 
@@ -121,25 +126,29 @@ def test_interface(kind, sampler):
         one = jax.tree.map(lambda x: x[0], c)
         return made.loss(params, average, jax.random.key(1), x, one)
 
-    grads, of_average = jax.jit(jax.grad(loss, (0, 1)))(params, params, x0)
+    grads, of_average = jit(jax.grad(loss, (0, 1)))(params, params, x0)
     assert sum(float(jnp.abs(g).sum()) for g in jax.tree.leaves(grads)) > 0
     assert all(not np.any(g) for g in jax.tree.leaves(of_average))
+    one = lambda key, c: made.sample(params, key, c)  # noqa: E731
     keys = lambda: jax.random.split(jax.random.key(2), 2)  # noqa: E731
-    rows = jax.vmap(made.sample, (None, 0, 0))(params, keys(), c)
+    rows = jit(jax.vmap(one))(keys(), c)
     assert rows.shape == (2, 2) and np.abs(rows).max() <= 1
-    jitted = jax.jit(jax.vmap(made.sample, (None, 0, 0)))(params, keys(), c)
-    np.testing.assert_allclose(jitted, rows, atol=1e-5)
-    together = made.sample(params, jax.random.key(3), c, (2,))
-    assert together.shape == (2, 2)
+    single = jit(one)
+    for row in range(2):
+        alone = single(keys()[row], jax.tree.map(lambda x: x[row], c))  # noqa: B023
+        np.testing.assert_allclose(alone, rows[row], atol=1e-5)
     known = jnp.array([[0.25, 9.0]] * 2), jnp.array([[True, False]] * 2)
-    kept = made.sample(params, jax.random.key(4), c, (2,), known)
+
+    def together(made, known):
+        many = lambda key: made.sample(params, key, c, (2,), known)  # noqa: E731
+        return np.asarray(jit(many)(jax.random.key(4)))
+
+    kept, plain = together(made, known), together(made, None)
+    assert kept.shape == plain.shape == (2, 2)
     np.testing.assert_array_equal(kept[:, 0], [0.25, 0.25])
     assert np.abs(kept[:, 1]).max() <= 1
     free = make(kind, sampler, clamp_known=False)
-    found = free.sample(params, jax.random.key(4), c, (2,), known)
-    np.testing.assert_array_equal(
-        found, free.sample(params, jax.random.key(4), c, (2,))
-    )
+    np.testing.assert_array_equal(together(free, known), plain)
 
 
 def test_a_condition_dropped_in_training_teaches_nothing_of_it():
@@ -148,10 +157,10 @@ def test_a_condition_dropped_in_training_teaches_nothing_of_it():
 
     def grads(drop):
         made = make("diffusion", "ddim", drop=drop)
-        params = made.init(jax.random.key(0), c)
+        params = jit(made.init)(jax.random.key(0), c)
         params = jax.tree.map(lambda x: x + 0.1, params)
         args = params, jax.random.key(1), jnp.array([0.5, -0.5]), c
-        return jax.grad(made.loss)(params, *args)["params"]["in"]["kernel"]
+        return jit(jax.grad(made.loss))(params, *args)["params"]["in"]["kernel"]
 
     dropped, told = grads(0.999_999), grads(0.0)
     assert not np.any(dropped[-1]) and np.any(dropped[:-1]) and np.any(told[-1])
@@ -160,15 +169,14 @@ def test_a_condition_dropped_in_training_teaches_nothing_of_it():
 def test_guidance_zero_is_the_conditional_and_above_moves_away_from_none():
     c = Condition(jnp.array([2.0]))
     plain = make("diffusion", "ddim")
-    params = plain.init(jax.random.key(0), c)
-    keys = jax.random.split(jax.random.key(5), 40)
-    leaves, tree = jax.tree.flatten(params)
-    leaves = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)]
-    params = jax.tree.unflatten(tree, leaves)
+    params = jit(plain.init)(jax.random.key(0), c)
+    rng = np.random.default_rng(5)
+    noise = lambda x: rng.normal(size=x.shape).astype(np.float32)  # noqa: E731
+    params = jax.tree.map(lambda x: x + 0.1 * noise(x), params)
 
     def end(weight, drop=0.1):
         made = make("diffusion", "ddim", guidance=weight, drop=drop)
-        return np.asarray(made.sample(params, jax.random.key(1), c))
+        return np.asarray(jit(made.sample)(params, jax.random.key(1), c))
 
     np.testing.assert_array_equal(end(0.0), end(0.0, drop=0.0))
     assert np.abs(end(1.0) - end(0.0)).max() > 1e-3
