@@ -179,11 +179,13 @@ def test_entities_hold_no_falsehood():
     form = state_forms.make(settings(form="entities"), city)
 
     def later(key):
-        def step(state, key):
-            act, move = jax.random.split(key)
+        start, play = jax.random.split(key)
+
+        def step(state, number):
+            act, move = jax.random.split(jax.random.fold_in(play, number))
             return city.step(move, state, city.random(act, state))[0], None
 
-        return jax.lax.scan(step, city.reset(key), jax.random.split(key, 12))[0]
+        return jax.lax.scan(step, city.reset(start), jnp.arange(12))[0]
 
     states = jax.jit(jax.vmap(later))(jax.random.split(jax.random.key(0), 32))
     truth = np.asarray(form.encode(states))[:, None]

@@ -159,11 +159,11 @@ def test_a_closed_gate_is_the_host_to_the_bit():
             assert (np.asarray(both[1].seen) != 0).all()
 
 
-def build(method, steps, num_seeds=1, **fields):
+def build(method, steps, num_seeds=1, game="two_on_5", **fields):
     """The stage of a smoke run of the method on the toy game."""
     name = "mappo" if "ppo" in method else "qmix"
     config = importlib.import_module(f"configs.{name}").get_config("smoke")
-    config.data.update(source="meeting", name="two_on_5")
+    config.data.update(source="meeting", name=game)
     config.train.method, config.num_seeds = method, num_seeds
     config.mesh = dict(data=1, model=1)
     config.train[method].update(fields)
@@ -205,17 +205,17 @@ def test_the_toy_game_is_learnt(tmp_path, method):
     """Random play wins 0.70 of the games (exact); the learners nearly all."""
     fields = dict(num_envs=16, width=32, optim=dict(lr=5e-3))
     fields |= dict(replay=512) if "ppo" not in method else {}
-    stage = build(method, 150, **fields)
+    stage = build(method, 150, game="two_on_9", **fields)
     state, _ = train.train(stage, tmp_path / "run", {}, {}, lambda: 0)
-    make = METHODS[method]
+    make, game = METHODS[method], envs.make("meeting", "two_on_9")
     config = FrozenConfigDict(
         stage.config[method].to_dict() | dict(steps=150, batch_size=32)
     )
     found = make(config, stage.dataset.info)
     act = lambda seen, key: found.act(state, seen, key)  # noqa: E731
-    played = jax.jit(
-        lambda key: episodes.play(team(), act, found.memory(200), 200, key)
-    )(jax.random.key(5))
+    played = jax.jit(lambda key: episodes.play(game, act, found.memory(200), 200, key))(
+        jax.random.key(5)
+    )
     assert episodes.summary(played)["win_rate"] > 0.9
 
 

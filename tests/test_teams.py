@@ -142,7 +142,7 @@ def test_battle_city_behind_the_face_of_teams():
     "given, message",
     [
         (dict(name="four_on_5"), "no scenario 'four_on_5': use .*three_on_7"),
-        (dict(settings=dict(cell=3)), "no 'cell': use agents, cells, limit"),
+        (dict(settings=dict(cell=3)), "no 'cell': use agents, cells, limit, near"),
         (dict(settings=dict(agents=1)), "agents=1: it must be 2 or more"),
         (dict(settings=dict(cells="x")), "cells='x'"),
         (dict(kind="battle_city"), "no scenario 'two_on_5': did you mean 2t_vs"),

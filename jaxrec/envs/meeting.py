@@ -1,10 +1,11 @@
 """A toy game for teams: short-sighted agents on a line who have to meet. All ours.
 
 A agents stand on a line of L cells and see who is on the cells beside them; the game is
-won when all stand on one cell, and cut after `limit` steps. Nobody sees far, so that
-the team needs a convention (such as the middle), and one who knew the whole state
-would be faster. It compiles in a moment: tests of learners play it, and a first run
-that takes seconds.
+won when all stand within `near` cells, and cut after `limit` steps. Nobody sees far, so
+that the team needs a convention (such as the middle), and one who knew the whole state
+would be faster. With `near=0` two neighbours must not both move, or they swap: what
+monotone mixers cannot write down; with `near=1` they can. It compiles in a moment:
+tests of learners play it, and a first run that takes seconds.
 """
 
 import difflib
@@ -19,8 +20,9 @@ from jaxrec.types import Array, UserError
 SCENARIOS = {
     "two_on_5": dict(agents=2, cells=5),
     "three_on_7": dict(agents=3, cells=7),
+    "two_on_9": dict(agents=2, cells=9, near=1),
 }
-HPARAMS = dict(agents=2, cells=5, limit=8)
+HPARAMS = dict(agents=2, cells=5, limit=8, near=0)
 
 
 class State(NamedTuple):
@@ -67,7 +69,7 @@ def make(config: Mapping[str, Any]) -> Meeting:
     if unknown := sorted(set(given) - set(HPARAMS)):
         raise UserError(f"meeting has no {unknown[0]!r}: use {', '.join(HPARAMS)}")
     values = HPARAMS | SCENARIOS[name] | given
-    for field, least in dict(agents=2, cells=2, limit=1).items():
+    for field, least in dict(agents=2, cells=2, limit=1, near=0).items():
         if not isinstance(values[field], int) or values[field] < least:
             raise UserError(
                 f"meeting.{field}={values[field]!r}: it must be {least} or more"
@@ -88,7 +90,7 @@ def make(config: Mapping[str, Any]) -> Meeting:
     def step(key: Array, state: State, actions: Array) -> tuple[State, Outcome]:
         wanted = state.pos + (actions == 2) - (actions == 1)
         after = State(jnp.clip(wanted, 0, cells - 1), state.step + 1)
-        won = (after.pos == after.pos[:1]).all()
+        won = jnp.max(after.pos) - jnp.min(after.pos) <= values["near"]
         truncated = ~won & (after.step >= limit)
         done = won | truncated
         outcome = Outcome(

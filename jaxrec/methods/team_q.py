@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
 from flax import struct
 
@@ -208,7 +207,8 @@ def make_host(
             target = jax.tree.map(
                 lambda new, old: jnp.where(copies, new, old), params, target
             )
-            norm = optax.global_norm(grads)
+            squares = [jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)]
+            norm = jnp.sqrt(sum(squares))
             return (params, target, opt_state), dict(loss=loss, grad=norm, **parts)
 
         numbers = state.step * config.updates + 1 + jnp.arange(config.updates)
