@@ -76,7 +76,7 @@ def test_importing_the_package_imports_no_extras():
         (("--config=configs/otto_study.py:cql,mqc",), ["error: base 'mqc'", "mcq"]),
         ((TOY[0], "--config.data.name=Hoper-v4/medium"), ["Hoper-v4", "Hopper-v4"]),
         ((TEAM, "--config.data.name=2t_vs_4e"), ["2t_vs_4e", "2t_vs_4e_open7"]),
-        ((TEAM, "--config.data.settings=agents=7"), ["1 A", "too few for 7"]),
+        ((TEAM, "--config.data.settings=agents=7"), ["2 A", "too few for 7"]),
         ((TEAM, "--config.train.qmix.replay=5"), ["replay=5", "multiple of the 8"]),
         ((TOY[0], "--config.data.source=battle_city"), ["configs/qmix.py"]),
     ],

@@ -15,6 +15,8 @@ from jaxrec.methods import METHODS, sidiff, state_forms, teams
 from jaxrec.models.extractor import StateExtractor, as_tokens
 from jaxrec.types import UserError
 
+pytestmark = pytest.mark.slow  # compiling them takes minutes
+
 INFO = dict(team=dict(kind="meeting", name="two_on_5", settings={}))
 
 

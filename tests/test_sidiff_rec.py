@@ -13,6 +13,8 @@ from jaxrec.data import loader
 from jaxrec.methods import profile, sidiff_rec
 from jaxrec.types import Dataset, UserError
 
+pytestmark = pytest.mark.slow  # compiling them takes minutes
+
 OBSERVE = (1, 3)
 
 

@@ -18,6 +18,8 @@ from jaxrec.methods import METHODS, inference, mappo, qmix, team_ppo, team_q, te
 from jaxrec.models.team import Network
 from jaxrec.types import UserError
 
+pytestmark = pytest.mark.slow  # compiling them takes minutes
+
 
 @functools.cache
 def team():
