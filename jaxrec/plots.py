@@ -132,7 +132,7 @@ def plot_run(workdir: str | os.PathLike) -> list[Path]:
 
 def recall(run: Run) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Stage -> (lags [P], mean [P], half width of the 95% interval [P]) of the last
-    `test/lag_K/hr@10`, K > 0; see `evaluators.recall_by_lag`."""
+    `test/lag_K/hr@10`, K > 0; see `recommender_evaluators.recall_by_lag`."""
     found = {}
     for stage, metrics in run.curves.items():
         values = {}

@@ -6,7 +6,7 @@ import pytest
 from log_files import config, load
 from ml_collections import ConfigDict
 
-from jaxrec import defaults, evaluators
+from jaxrec import defaults, evaluators, recommender_evaluators
 from jaxrec.data import lifelong, plays
 from jaxrec.data.sources import SOURCES
 from jaxrec.types import Method, TrainState, UserError
@@ -168,8 +168,10 @@ def test_recall_by_lag_tells_who_remembers(tmp_path):
     # A method that sees 64 events is asked at the same lags.
     short = dataset(tmp_path, seq_len=64)
     for name in ("valid", "test"):
-        lags = evaluators.planted_lags(data, name)
-        np.testing.assert_array_equal(lags, evaluators.planted_lags(short, name))
+        lags = recommender_evaluators.planted_lags(data, name)
+        np.testing.assert_array_equal(
+            lags, recommender_evaluators.planted_lags(short, name)
+        )
         assert set(lags) == set(LAGS)
 
 

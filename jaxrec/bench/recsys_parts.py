@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxrec import evaluators, metrics
+from jaxrec import metrics, recommender_evaluators
 from jaxrec.bench import timing
 from jaxrec.losses import softmax
 from jaxrec.types import Dataset, Method
@@ -122,7 +122,7 @@ def ranking_times(
     items alone, from scores [512, V] or without them, of one batch, for as many rows.
     """
     config = ConfigDict(dict(eval=dict(batch_size=512)))
-    evaluate = evaluators.ranking(config, method, dataset)
+    evaluate = recommender_evaluators.ranking(config, method, dataset)
     (table, bias), rows = tables, len(dataset.evals["test"]["item"])
     keys = jax.random.split(jax.random.key(0), 2)
     x = jax.random.normal(keys[0], (512, table.shape[1]))
