@@ -1,4 +1,9 @@
-"""Tests run on eight CPU devices, with JAX's strict checks on."""
+"""Tests run on eight CPU devices, with JAX's strict checks on.
+
+The quick tests spend most of their time in the compiler, so it optimises little there,
+in this process and those that tests start (JAX_DISABLE_MOST_OPTIMIZATIONS=0 brings it
+back). The slow ones run what users run.
+"""
 
 import os
 from pathlib import Path
@@ -11,6 +16,12 @@ import pytest  # noqa: E402
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr == "not slow":
+        asked = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        jax.config.update("jax_disable_most_optimizations", asked == "1")
 
 
 @pytest.fixture(scope="session")
