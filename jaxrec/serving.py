@@ -26,14 +26,12 @@ import numpy as np
 from flax import struct
 from ml_collections import ConfigDict
 
-from jaxrec import experiment, seeds, settings, train
-from jaxrec import workdir as workdir_lib
+from jaxrec import finished
 from jaxrec.errors import UserError
 from jaxrec.methods import recommender
 from jaxrec.models import encoders, mamba
 from jaxrec.models import recommender as networks
-from jaxrec.program import Stage
-from jaxrec.types import Array, TrainState
+from jaxrec.types import Array
 
 # Settings of an encoder that change no number that is served.
 FREE = ("scan", "time_chunk", "dropout", "parent", "name", "max_len")
@@ -104,25 +102,7 @@ def load(run: str | Path, stage: str = "", number: int = 0) -> Model:
     `number`: which of its `num_seeds`. The data must be where they were, or cached.
     Raises UserError where that is not there or cannot be served.
     """
-    workdir = Path(run)
-    if not (workdir / "config.json").is_file():
-        raise UserError(f"{run} holds no run (config.json): give a run's --workdir")
-    config = settings.resolve(
-        ConfigDict(workdir_lib.read_json(workdir / "config.json"))
-    )
-    stage = stage or config.stages[-1]
-    if stage not in config.stages:
-        known = ", ".join(config.stages)
-        raise UserError(f"{run} has no stage {stage!r}: name one of {known}")
-    if not (workdir / stage / "done.json").is_file():
-        raise UserError(
-            f"stage {stage} of {run} is not finished: give the command that trains it "
-            "again, then serve it"
-        )
-    if not 0 <= number < config.num_seeds:
-        raise UserError(
-            f"seed number {number}: {run} has {config.num_seeds}, counted from 0"
-        )
+    config, stage = finished.find(run, stage, number)
     hparams = config[stage][config[stage].method]
     if "encoder" not in hparams or "tied" not in hparams:
         raise UserError(
@@ -132,19 +112,12 @@ def load(run: str | Path, stage: str = "", number: int = 0) -> Model:
     # Before the data are read; older runs lack the options of newer encoders.
     options = ConfigDict(encoders.SPEC | hparams.encoder.to_dict())
     check_step(encoders.make(options, max(options.heights)))
-    stages, _ = experiment.prepare(config, workdir)
-    info = stages[stage].dataset.info
-    state = seeds.pick(_state(stages, stage, workdir), number, config.num_seeds)
+    found, state = finished.restore(config, run, stage, number)
+    info = found.dataset.info
     params = recommender.network_params(stage, {stage: state})
     # Off the mesh of the training, so that all arguments of a call are placed alike.
     params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), params)
     return make(networks.make(hparams, info), {"params": params}, info["item_ids"])
-
-
-def _state(stages: dict[str, Stage], name: str, workdir: Path) -> TrainState:
-    """The state that a stage ended with; those it used give the shapes of its own."""
-    earlier = {used: _state(stages, used, workdir) for used in stages[name].config.uses}
-    return train.restore(stages[name], workdir / name, earlier)
 
 
 def numbers_of(model: Model, items: Sequence[Any]) -> np.ndarray:
@@ -160,7 +133,7 @@ def numbers_of(model: Model, items: Sequence[Any]) -> np.ndarray:
             raise UserError(f"item {item!r} is no id: give an integer or a text")
         if item not in model.numbers:
             raise UserError(
-                f"item {item!r} is none of the {model.network.num_items} items that "
+                f"item {item!r} is none of the {len(model.numbers)} items that "
                 "the model was trained on: leave it out, or train with it"
             )
         found[place] = model.numbers[item]

@@ -4,34 +4,70 @@ What an event costs after histories of 100 to 100,000 events: p50 and p99 of a s
 with the product with the catalogue and the top 10, and the bytes that a user takes.
 Random items, untrained parameters of RecMamba's sizes: time does not depend on either.
 Users of all lengths are served in turn, so that a busy machine slows all alike.
+
+With --window=50 what `jaxrec.recommend` takes for a history of as many events instead,
+which it reads anew each time: any encoder, one history a call and `BATCH` of them, from
+ids to ids, with the cold call that compiles apart.
 """
 
 import argparse
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxrec import serving
+from jaxrec import recommend, serving
 from jaxrec.bench import timing
 from jaxrec.methods import ce
+from jaxrec.methods import recommender as recommender_lib
 from jaxrec.models import recommender as networks
+from jaxrec.types import TrainState
 
 LENGTHS = (100, 1_000, 10_000, 100_000)
+BATCH = 32  # histories of one call, of windows
 K = 10
 
 
-def model_of(encoder: str, layers: int, items: int) -> serving.Model:
-    """Of RecMamba's sizes, in recommended blocks, untrained."""
+def network_of(
+    encoder: str, layers: int, items: int, seq_len: int = 10
+) -> tuple[networks.Recommender, Any]:
+    """(network, params) of RecMamba's sizes, in recommended blocks, untrained."""
     config = ConfigDict(ce.HPARAMS)
     config.encoder.update(name=encoder, num_layers=layers, scale_embedding=True)
-    info = dict(vocab=items + 1, num_items=items, seq_len=10)
+    info = dict(vocab=items + 1, num_items=items, seq_len=seq_len)
     network = networks.make(config, info)
-    one = np.ones((1, 1), np.int32)
+    one = np.ones((1, seq_len), np.int32)
     params = jax.jit(network.init)(jax.random.key(0), one, np.ones(1, np.int32))
-    return serving.make(network, params)
+    return network, params
+
+
+def measure_windows(
+    encoder: str, layers: int, items: int, seq_len: int, rounds: int
+) -> list[str]:
+    """The lines of the table of `recommend.top`."""
+    network, params = network_of(encoder, layers, items, seq_len)
+    draw, ids = np.random.default_rng(0), np.arange(items + 1)
+    facts = dict(vocab=items + 1, num_items=items, seq_len=seq_len, item_ids=ids)
+    facts |= dict(item_count=np.ones(items + 1), titles=None, mask_seen=False)
+    method = recommender_lib.make_scores(network, facts)
+    state = TrainState(np.int32(0), params, None)
+    model = recommend.make(method, jax.device_put(state), facts)
+    lines = ["histories a call | cold ms | p50 ms | p99 ms | CPU-ms a history"]
+    for rows in (1, BATCH):
+        found = []
+        for _ in range(rounds + 1):
+            histories = draw.integers(1, items + 1, (rows, seq_len)).tolist()
+            wall, cpu = time.perf_counter(), time.process_time()
+            recommend.top(model, histories, K)
+            found.append((time.perf_counter() - wall, time.process_time() - cpu))
+        wall, cpu = 1e3 * np.array(found).T
+        p50, p99 = np.percentile(wall[1:], [50, 99])
+        own = np.median(cpu[1:]) / rows
+        lines.append(f"{rows} | {wall[0]:.0f} | {p50:.3f} | {p99:.3f} | {own:.3f}")
+    return lines
 
 
 def measure(model: serving.Model, users: int, rounds: int) -> list[str]:
@@ -69,17 +105,22 @@ def measure(model: serving.Model, users: int, rounds: int) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; returns 0."""
     parser = argparse.ArgumentParser(description="Cost of an event by history.")
-    parser.add_argument("--encoder", default="mamba2", help="mamba or mamba2")
+    parser.add_argument("--encoder", default="mamba2", help="mamba, mamba2")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--items", type=int, default=20_000, help="in the catalogue")
     parser.add_argument("--users", type=int, default=1_000, help="with a state")
     parser.add_argument("--rounds", type=int, default=1_000, help="steps a user")
+    parser.add_argument("--window", type=int, default=0, help="events; 0 = a stream")
     given = parser.parse_args(argv)
-    model = model_of(given.encoder, given.layers, given.items)
+    print(f"{timing.machine()}; {given.encoder}, {given.layers} layers")
+    if given.window:
+        sizes = given.encoder, given.layers, given.items, given.window
+        print("\n".join(measure_windows(*sizes, given.rounds)))
+        return 0
+    model = serving.make(*network_of(given.encoder, given.layers, given.items))
     leaves = jax.tree.leaves(serving.empty(model, 1))
     parameters = model.params["params"]["encoder"]
     count = sum(leaf.size for leaf in jax.tree.leaves(parameters))
-    print(f"{timing.machine()}; {given.encoder}, {given.layers} layers")
     print(f"{count:,} parameters in the encoder, {given.items:,} items")
     size = sum(leaf.nbytes for leaf in leaves)
     print(f"{size:,} bytes a user, {size // given.layers:,} a layer")

@@ -131,7 +131,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         near = jax.lax.top_k(y, config.nearest)[1]  # [B, n]
         each = jnp.broadcast_to(s[:, None], (*near.shape, s.shape[-1]))
         q = critic.apply(control.first(state.params["critic"]), each, items[near])
-        rows = jnp.arange(len(y))[:, None]
+        rows = jnp.arange(y.shape[0])[:, None]
         return y.at[rows, near].set(2.0 + q - jnp.min(q, axis=1, keepdims=True))
 
     return Method(init, train_step, recommender.make_eval_step(scores), scores=scores)

@@ -77,7 +77,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         place = jnp.arange(items.shape[1])[None]
         recent = place >= length[:, None] - config.history
         known = jnp.where(recent & (place < length[:, None]), items, 0)
-        flat = (len(items), items.shape[1] * tables.weights.shape[1])
+        flat = (items.shape[0], items.shape[1] * tables.weights.shape[1])
         near, weight = tables.neighbours[known], tables.weights[known]
         y = popularity.scatter_add(
             near.reshape(flat), weight.reshape(flat), info["vocab"]

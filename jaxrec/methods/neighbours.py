@@ -122,7 +122,7 @@ def add_neighbours(
     """
     start = tables.session_start[nearest]
     count = jnp.where(weight > 0, tables.session_start[nearest + 1] - start, 0)
-    last, row = len(tables.items) - 1, jnp.arange(len(nearest))[:, None, None]
+    last, row = len(tables.items) - 1, jnp.arange(nearest.shape[0])[:, None, None]
 
     def add(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         done, y = carry
@@ -131,7 +131,7 @@ def add_neighbours(
         value = jnp.where(place < count[:, :, None], weight[:, :, None], 0.0)
         return done + BLOCK, y.at[row, item].add(value)
 
-    y = jnp.zeros((len(nearest), vocab), jnp.float32)
+    y = jnp.zeros((nearest.shape[0], vocab), jnp.float32)
     longest = jnp.max(count)
     return jax.lax.while_loop(lambda c: c[0] < longest, add, (jnp.int32(0), y))[1]
 

@@ -112,7 +112,7 @@ def make_inference(config: Any, info: dict[str, Any], dims: int) -> Inference:
     def sample(params, codec, key, session, num):
         e = network.apply(params["session"], *session)
         known = codec.known(session)
-        lead = (num, len(e))
+        lead = (num, e.shape[0])
         e = jnp.broadcast_to(e[None], (*lead, e.shape[-1]))
         if known is not None:
             known = tuple(jnp.broadcast_to(x[None], (*lead, dims)) for x in known)

@@ -67,8 +67,8 @@ def recent(items: Array, length: Array, size: int, keep: Array | int) -> Session
 
 def multi_hot(items: Array, vocab: int) -> Array:
     """The set of the items int32[B, H], without padding: float32[B, V]."""
-    row = jnp.arange(len(items))[:, None]
-    found = jnp.zeros((len(items), vocab)).at[row, items].set(1.0)
+    row = jnp.arange(items.shape[0])[:, None]
+    found = jnp.zeros((items.shape[0], vocab)).at[row, items].set(1.0)
     return found.at[:, 0].set(0.0)
 
 

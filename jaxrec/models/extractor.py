@@ -61,7 +61,7 @@ def as_tokens(x: Array, patch: int) -> Array:
         return x
     if x.ndim == 2:
         x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % SLICE)))
-        return x.reshape(len(x), -1, SLICE)
+        return x.reshape(x.shape[0], -1, SLICE)
     batch, height, width, channels = x.shape
     margin = ((0, 0), (0, -height % patch), (0, -width % patch), (0, 0))
     x = jnp.pad(x, margin)

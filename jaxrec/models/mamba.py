@@ -115,9 +115,9 @@ class Mamba(nn.Module):
             raise ValueError(
                 f"{x.shape[1]} events, but max_len is {self.max_len}: raise it"
             )
-        return self._run(x, length, None, empty_cache(self, len(x)), train, only_last)[
-            0
-        ]
+        return self._run(
+            x, length, None, empty_cache(self, x.shape[0]), train, only_last
+        )[0]
 
     def advance(
         self,
@@ -141,7 +141,7 @@ class Mamba(nn.Module):
         """
         if self.block == "paper":
             raise UserError(NO_STEP)
-        cache = empty_cache(self, len(x)) if cache is None else cache
+        cache = empty_cache(self, x.shape[0]) if cache is None else cache
         return self._run(x, length, reset, cache, train, only_last)
 
     def _run(

@@ -1,0 +1,96 @@
+"""A finished stage of a run, read again to be used: served, asked or exported."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from jaxrec import experiment, seeds, settings, train
+from jaxrec import workdir as workdir_lib
+from jaxrec.errors import UserError
+from jaxrec.program import Stage
+from jaxrec.types import Method, TrainState
+
+
+def find(
+    run: str | Path, stage: str = "", number: int = 0
+) -> tuple[FrozenConfigDict, str]:
+    """(config, name of the stage; "": the last); nothing is read but small files.
+
+    `number`: which of its `num_seeds`. Raises UserError where that is not there.
+    """
+    workdir = Path(run)
+    if not (workdir / "config.json").is_file():
+        raise UserError(f"{run} holds no run (config.json): give a run's --workdir")
+    config = settings.resolve(
+        ConfigDict(workdir_lib.read_json(workdir / "config.json"))
+    )
+    stage = stage or config.stages[-1]
+    if stage not in config.stages:
+        known = ", ".join(config.stages)
+        raise UserError(f"{run} has no stage {stage!r}: name one of {known}")
+    if not (workdir / stage / "done.json").is_file():
+        raise UserError(
+            f"stage {stage} of {run} is not finished: give the command that trains it "
+            "again, then use it"
+        )
+    if not 0 <= number < config.num_seeds:
+        raise UserError(
+            f"seed number {number}: {run} has {config.num_seeds}, counted from 0"
+        )
+    return config, stage
+
+
+def restore(
+    config: FrozenConfigDict, run: str | Path, stage: str, number: int = 0
+) -> tuple[Stage, TrainState]:
+    """The stage and the state it ended with; the data must be where they were, or
+    cached."""
+    stages, _ = experiment.prepare(config, Path(run))
+    state = _state(stages, stage, Path(run))
+    return stages[stage], seeds.pick(state, number, config.num_seeds)
+
+
+def _state(stages: dict[str, Stage], name: str, workdir: Path) -> TrainState:
+    """The state that a stage ended with; those it used give the shapes of its own."""
+    earlier = {used: _state(stages, used, workdir) for used in stages[name].config.uses}
+    return train.restore(stages[name], workdir / name, earlier)
+
+
+class Policy(NamedTuple):
+    """What a finished stage knows how to do, on one device."""
+
+    method: Method
+    state: TrainState
+    info: dict[str, Any]  # of its data
+    stage: str
+
+
+def policy(
+    run: str | Path, stage: str = "", number: int = 0, acting: bool = False
+) -> Policy:
+    """A finished stage that ranks items.
+
+    `acting`: or acts on one observation. Raises UserError for another one. The state is
+    off the mesh of the training.
+    """
+    config, name = find(run, stage, number)
+    found, state = restore(config, run, name, number)
+    method, info = found.method, found.dataset.info
+    acts = method.act is not None and method.memory is None and "env_id" in info
+    if method.scores is None and not (acting and acts):
+        what = "ranks no items" + " and has no policy of one observation" * acting
+        raise UserError(
+            f"method {config[name].method} of stage {name} of {run} {what}: give "
+            f"--stage ({', '.join(config.stages)}) or another run"
+        )
+    return Policy(method, jax.tree.map(_local, state), info, name)
+
+
+def _local(leaf: Any) -> jax.Array:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return leaf
+    return jnp.asarray(np.asarray(leaf))

@@ -1,0 +1,284 @@
+"""python -m jaxrec.recommend --run=RUN [--history=12,7,99] [--k=10]
+
+The items that a trained recommender, of any method that ranks items, puts first after a
+history of ids of the log that it was trained on. Without --history a stream: each line
+of the standard input is JSON,
+
+    {"history": [12, 7, 99]}    and if you like "k": 5, and "user": "u1" to be echoed
+
+and is answered by {"items": [...], "scores": [...]}, best first, with "titles" where
+the log has them. One that is refused is answered by {"error": ...} and makes the exit
+status 2. RUN may also be a folder that `jaxrec.export` wrote, which needs no data.
+
+The history is read anew for every answer, its last `data.seq_len` events; encoders that
+carry a state take in event by event, however many, with `jaxrec.serve`. In Python:
+
+    recommend.recommend("runs/sqn", [12, 7, 99], k=10)
+"""
+
+import argparse
+import functools
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import finished, serve, serving
+from jaxrec.envs import online
+from jaxrec.errors import UserError
+from jaxrec.types import Array
+
+LARGEST = 256  # histories of one call
+FEWEST = 16  # items that a program finds, of which k are told
+
+
+class Item(NamedTuple):
+    """A recommended one."""
+
+    id: Any  # of the log
+    title: str  # "" where the log has none
+    score: float  # in the method's own unit: a logit, a value, a count
+
+
+class Recommender(NamedTuple):
+    """What ranks, and what is known of the items; numbers 1 to num_items are items.
+
+    `scores(weights, items int32[B, L], length int32[B], timestep int32[B])` ->
+    float32[B, V], see `types.Method`; hashable, as it is compiled for.
+    """
+
+    scores: Callable[..., Array]
+    weights: Any
+    ids: Sequence[Any]  # [num_items + 1], that of padding first
+    numbers: Mapping[Any, int]  # of the ids
+    titles: Sequence[str] | None  # [num_items + 1]
+    popularity: np.ndarray  # float32[V], the scores of an empty history
+    seq_len: int  # L
+    mask_seen: bool  # whether the data's protocol leaves out items of the history
+
+
+def make(scores: Callable[..., Array], weights: Any, facts: Mapping[str, Any]) -> Any:
+    """A Recommender of data with these facts: `Dataset.info`, or what an export keeps.
+
+    Until the first event everyone gets what is popular, as in on-line evaluation.
+    """
+    ids = np.asarray(facts["item_ids"]).tolist()
+    popularity = np.full(facts["vocab"], -np.inf, np.float32)
+    popularity[1 : len(ids)] = np.log1p(facts["item_count"][1 : len(ids)])
+    return Recommender(
+        scores=scores,
+        weights=weights,
+        ids=ids,
+        numbers={item: number for number, item in enumerate(ids) if number},
+        titles=facts["titles"],
+        popularity=popularity,
+        seq_len=facts["seq_len"],
+        mask_seen=bool(facts["mask_seen"]),
+    )
+
+
+def load(run: str | Path, stage: str = "", number: int = 0) -> Recommender:
+    """The recommender of a finished run (see `finished`), or of an export's folder.
+
+    Raises UserError for what is neither, and for a method that ranks no items.
+    """
+    from jaxrec import export  # which imports this
+
+    if export.is_export(run):
+        return export.load(run)
+    found = finished.policy(run, stage, number)
+    return make(found.method.scores, found.state, found.info)
+
+
+def recommend(run: str | Path, history: Sequence[Any], k: int = 10) -> list[Item]:
+    """The best k items after a history of ids: all in one call; see `top` for many."""
+    return top(load(run), [history], k)[0]
+
+
+def top(
+    model: Recommender,
+    histories: Sequence[Sequence[Any]],
+    k: int = 10,
+    mask_seen: bool | None = None,
+) -> list[list[Item]]:
+    """The best k items after each history of ids, the oldest event first.
+
+    `mask_seen`: leave out items of the history; None: as the data's protocol says. An
+    answer is shorter than k where fewer items are left. Raises UserError for unknown
+    ids and for k beyond the catalogue.
+    """
+    if not 1 <= k <= len(model.numbers):
+        raise UserError(f"k is {k}: give 1 to {len(model.numbers)}, all items")
+    numbers = [serving.numbers_of(model, one) if len(one) else [] for one in histories]
+    mask = model.mask_seen if mask_seen is None else mask_seen
+    found = []
+    for first in range(0, len(numbers), LARGEST):
+        found += _top(model, numbers[first : first + LARGEST], k, mask)
+    return found
+
+
+def _top(model: Recommender, numbers: list, k: int, mask: bool) -> list[list[Item]]:
+    """`top` of some histories of numbers; few shapes, as each is a program."""
+    rows, longest = len(numbers), max(map(len, numbers), default=0)
+    batch = 1 << (rows - 1).bit_length()
+    size = max(1 << max(longest - 1, 0).bit_length(), model.seq_len) if mask else 1
+    seen = np.zeros((batch, size), np.int32)
+    items = np.zeros((batch, model.seq_len), np.int32)
+    length, timestep = np.zeros((2, batch), np.int32)
+    for row, one in enumerate(numbers):
+        recent = one[-model.seq_len :]
+        items[row, : len(recent)], length[row] = recent, len(recent)
+        timestep[row] = len(one)
+        if mask:
+            seen[row, : len(one)] = one
+    args = items, length, timestep, seen, model.popularity
+    most = min(max(1 << (k - 1).bit_length(), FEWEST), len(model.numbers))
+    scores, best = jax.device_get(_best(model.scores, model.weights, *args, most))
+    titles = model.titles or [""] * len(model.ids)
+    return [
+        [
+            Item(model.ids[n], titles[n], float(y))
+            for n, y in zip(best[row, :k].tolist(), scores[row])
+            if np.isfinite(y)
+        ]
+        for row in range(rows)
+    ]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 7))
+def _best(
+    scores: Any,
+    weights: Any,
+    items: Array,
+    length: Array,
+    timestep: Array,
+    seen: Array,
+    popularity: Array,
+    k: int,
+) -> tuple[Array, Array]:
+    y = scores(weights, items, length, timestep)
+    y = jnp.where((length == 0)[:, None], popularity[None], y)
+    return jax.lax.top_k(online.pass_over(y, seen), k)
+
+
+def history_of(model: Recommender, text: str) -> list[Any]:
+    """The ids of "12,7,99", whole numbers or words as the log has them; "": none."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    return [
+        word if word in model.numbers or not word.lstrip("-").isdigit() else int(word)
+        for word in words
+    ]
+
+
+def question(line: str, k: int) -> tuple[dict[str, Any], list[Any], int]:
+    """(what to echo, history, k) of a line. Raises UserError for what is none."""
+    try:
+        found = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"no JSON ({error}): give one object a line") from error
+    if not isinstance(found, dict) or not isinstance(found.get("history"), list):
+        raise UserError('no question: give {"history": [12, 7, 99]}')
+    k = found.get("k", k)
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise UserError(f"k is {k!r}: give a whole number")
+    echo = {name: found[name] for name in ("user",) if name in found}
+    return echo, found["history"], k
+
+
+def answer(
+    model: Recommender, lines: Iterable[str], out: TextIO, k: int, mask: bool | None
+) -> tuple[list[float], int]:
+    """Answer every line -> (seconds of each, lines refused)."""
+    seconds, refused = [], 0
+    for line in lines:
+        if not line.strip():
+            continue
+        begun = time.perf_counter()
+        try:
+            echo, history, count = question(line, k)
+            found = top(model, [history], count, mask)[0]
+        except UserError as error:
+            refused += 1
+            user = serve.user_of(line)
+            reply = ({} if user is None else dict(user=user)) | dict(error=str(error))
+        else:
+            seconds.append(time.perf_counter() - begun)
+            reply = echo | dict(items=[one.id for one in found])
+            reply["scores"] = [round(one.score, 6) for one in found]
+            if model.titles:
+                reply["titles"] = [one.title for one in found]
+        try:
+            print(json.dumps(reply), file=out, flush=True)
+        except BrokenPipeError:  # nobody listens any more
+            break
+    return seconds, refused
+
+
+def table(model: Recommender, history: Sequence[Any], found: Sequence[Item]) -> str:
+    """History and recommendations for people."""
+    titles = dict(zip(model.ids, model.titles or ()))
+    named = [f"{item} {titles.get(item, '')}".strip() for item in history]
+    lines = [f"after {', '.join(named)}" if named else "popular, for want of a history"]
+    width = max((len(str(one.id)) for one in found), default=0)
+    for rank, one in enumerate(found, 1):
+        line = f"{rank:>4}  {one.id!s:>{width}}  {one.score:10.4f}  {one.title}"
+        lines.append(line.rstrip())
+    return "\n".join(lines)
+
+
+def main(
+    argv: Sequence[str] | None = None,
+    lines: Iterable[str] | None = None,
+    out: TextIO | None = None,
+) -> int:
+    """Recommend; returns the exit status: 0, or 2 for a fault of the input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxrec.recommend", description="Top k after a history."
+    )
+    parser.add_argument("--run", required=True, help="a finished run, or an export")
+    parser.add_argument("--stage", default="", help="of the run; default: its last")
+    parser.add_argument("--seed_number", type=int, default=0, help="of its num_seeds")
+    parser.add_argument("--history", help="ids, the oldest first: 12,7,99; '' = none")
+    parser.add_argument("--k", type=int, default=10, help="items to recommend")
+    parser.add_argument(
+        "--mask_seen",
+        action=argparse.BooleanOptionalAction,
+        help="leave out items of the history; default: as the data's protocol says",
+    )
+    given = parser.parse_args(argv)
+    try:
+        model = load(given.run, given.stage, given.seed_number)
+        if given.history is not None:
+            history = history_of(model, given.history)
+            found = top(model, [history], given.k, given.mask_seen)[0]
+            print(table(model, history, found), file=out or sys.stdout)
+            return 0
+        top(model, [model.ids[1:2]], given.k, given.mask_seen)  # compiled beforehand
+        lines = serve.until_stopped(sys.stdin if lines is None else lines)
+        seconds, refused = answer(
+            model, lines, out or sys.stdout, given.k, given.mask_seen
+        )
+        serve.say(told(seconds, refused))
+    except UserError as error:
+        serve.say(f"error: {' '.join(str(error).split())}")
+        return 2
+    return 2 if refused else 0
+
+
+def told(seconds: Sequence[float], refused: int) -> str:
+    """One line on what was answered and how fast."""
+    text = f"{len(seconds)} histories, {refused} refused"
+    if seconds:
+        p50, p99 = 1e3 * np.percentile(seconds, [50, 99])
+        text += f"; p50 {p50:.3f} ms, p99 {p99:.3f} ms a history"
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

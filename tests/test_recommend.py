@@ -1,0 +1,206 @@
+"""Asking a trained recommender, and its export: the same answers without the code."""
+
+import io
+import json
+
+import jax
+import numpy as np
+import pytest
+import test_ladder as ladder
+import toy_recommenders as toy
+
+from jaxrec import defaults, experiment, export, finished, recommend, train
+from jaxrec.methods import ce, popularity
+from jaxrec.types import UserError
+
+IDS = np.arange(21) * 10  # of the log; row 0 is padding
+TITLES = ["", *(f"item {n}" for n in range(1, 21)), *[""] * 107]
+
+
+def policy(mask_seen=False, titles=TITLES):
+    """Repeats the items of the history, the last one first; then what is popular."""
+    info = toy.data().info | dict(item_ids=IDS, titles=titles, mask_seen=mask_seen)
+    method = popularity.make_last_item(None, info)
+    state = method.init(jax.random.key(0), {}, {})
+    return finished.Policy(method, state, info, "train")
+
+
+def model(**kwargs):
+    method, state, info, _ = policy(**kwargs)
+    return recommend.make(method.scores, state, info)
+
+
+def popular():
+    """The log's ids, the most frequent first."""
+    count = toy.data().info["item_count"][1:21]
+    return (10 * (1 + np.argsort(-count, kind="stable"))).tolist()
+
+
+def ids(found):
+    return [one.id for one in found]
+
+
+def test_the_best_items_of_a_history_by_hand():
+    """Histories of any number and length, of which the last five events count."""
+    one = model()
+    many = recommend.top(one, [[30, 70, 20], [], [200] * 9 + [10, 20, 30, 40, 50]], 5)
+    assert ids(many[0])[:3] == [20, 70, 30]
+    assert ids(many[0])[3:] == [n for n in popular() if n not in (20, 70, 30)][:2]
+    assert ids(many[1]) == popular()[:5]  # the cold start
+    assert ids(many[2]) == [50, 40, 30, 20, 10]
+    assert many[0][0].title == "item 2"
+    assert many[0][0].score > many[0][1].score > many[0][2].score
+    assert ids(recommend.top(one, [[30, 70, 20]], 5)[0]) == ids(many[0])
+
+
+def test_items_of_the_whole_history_are_left_out():
+    history = [200, 10, 20, 30, 40, 50, 60]  # 200 is not among the last five
+    found = ids(recommend.top(model(mask_seen=True), [history], 20)[0])
+    assert found == [n for n in popular() if n not in history]  # fewer than asked for
+    assert ids(recommend.top(model(), [history], 20, mask_seen=True)[0]) == found
+    assert 60 in ids(recommend.top(model(mask_seen=True), [history], 1, False)[0])
+
+
+def test_what_cannot_be_answered_is_refused():
+    with pytest.raises(UserError, match="item 35 is none of the 20 items"):
+        recommend.top(model(), [[10, 35]], 5)
+    with pytest.raises(UserError, match="k is 21: give 1 to 20"):
+        recommend.top(model(), [[10]], 21)
+
+
+def test_a_stream_of_histories(monkeypatch, capsys):
+    monkeypatch.setattr(finished, "policy", lambda *args: policy())
+    lines = [
+        json.dumps(dict(history=[30, 70], k=2, user="u1")),
+        "",
+        json.dumps(dict(history=[], user=7)),
+        json.dumps(dict(history=[5], user=7)),
+        json.dumps(dict(history=3)),
+        json.dumps(dict(history=[10], k="2")),
+        "{",
+    ]
+    out = io.StringIO()
+    assert recommend.main(["--run=r", "--k=3"], lines, out) == 2
+    answers = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert answers[0]["user"] == "u1" and answers[0]["items"] == [70, 30]
+    assert answers[0]["titles"] == ["item 7", "item 3"]
+    assert np.diff(answers[0]["scores"]) < 0
+    assert answers[1]["user"] == 7 and answers[1]["items"] == popular()[:3]
+    errors = ["item 5 is none", "no question", "k is '2'", "no JSON"]
+    assert len(answers) == 2 + len(errors)
+    for found, reason in zip(answers[2:], errors):
+        assert found["error"].startswith(reason)
+    assert "2 histories, 4 refused; p50" in capsys.readouterr().err
+    out = io.StringIO()
+    assert recommend.main(["--run=r", "--history=30, 70", "--k=2"], out=out) == 0
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "after 30 item 3, 70 item 7"
+    assert lines[1].split() == ["1", "70", "1.0000", "item", "7"]
+
+
+def test_ids_of_words():
+    """ "12" may be the number or the word, whichever the log has."""
+    one = model()
+    assert recommend.history_of(one, "30, 70") == [30, 70]
+    assert recommend.history_of(one, "") == []
+    word = one._replace(numbers={"30": 1, "tea pot": 2})
+    assert recommend.history_of(word, "30,tea pot,9") == ["30", "tea pot", 9]
+
+
+def test_an_export_answers_as_the_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(finished, "policy", lambda *args, **kwargs: policy())
+    out = tmp_path / "out"
+    assert export.main(["--run=r", f"--out={out}"]) == 0
+    assert "int32" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+    facts = json.loads((out / "export.json").read_text())
+    assert facts["difference"] == 0 and facts["parameters"] == toy.toy_sessions.VOCAB
+    assert facts["arguments"]["items"] == ["int32", "B", "5"]
+    monkeypatch.setattr(finished, "policy", None)  # neither run nor data are needed
+    one, other = model(), recommend.load(out)
+    histories = [[], [10], [30, 70, 20], [50] * 30]
+    assert recommend.top(other, histories, 4) == recommend.top(one, histories, 4)
+    assert recommend.recommend(out, [30], 1)[0].title == "item 3"
+    with pytest.raises(UserError, match="is there already"):
+        export.write("r", out)
+    content = (out / "program.bin").read_bytes()
+    (out / "program.bin").write_bytes(content[:100])
+    with pytest.raises(UserError, match="is damaged"):
+        recommend.load(out)
+    facts["version"] = 0
+    (out / "export.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match="has layout 0"):
+        recommend.load(out)
+
+
+def test_an_export_that_differs_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(finished, "policy", lambda *args, **kwargs: policy())
+    true = export.read
+
+    def other(folder):
+        call, weights, facts = true(folder)
+        return call, {k: v + 1 for k, v in weights.items()}, facts
+
+    monkeypatch.setattr(export, "read", other)
+    monkeypatch.setattr(export, "TOLERANCE", 1e-9)
+    with pytest.raises(UserError, match="differs from the run"):
+        export.write("r", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="platform 'abacus' is unknown"):
+        export.write("r", tmp_path / "out", platforms=["abacus"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ladder.RECOMMENDERS)
+def test_every_recommender_is_exported(tmp_path, monkeypatch, name):
+    """Any size of the batch, and no weight that scores do not read."""
+    stage, earlier = ladder.build(name)
+    if stage.method.scores is None:
+        pytest.skip("ranks no items")
+    state = jax.tree.map(finished._local, train.initial_state(stage, earlier))
+    found = finished.Policy(stage.method, state, stage.dataset.info, "train")
+    monkeypatch.setattr(finished, "policy", lambda *args, **kwargs: found)
+    facts = export.write("r", tmp_path / "out")
+    assert facts["difference"] <= export.TOLERANCE
+    with np.load(tmp_path / "out" / "weights.npz") as file:
+        assert not any(path.startswith("opt_state") for path in file.files)
+    one = recommend.make(stage.method.scores, state, stage.dataset.info)
+    histories = [[], one.ids[1:3], one.ids[1:30]]
+    want, other = (
+        recommend.top(m, histories, 3) for m in (one, recommend.load(tmp_path / "out"))
+    )
+    assert [ids(found) for found in other] == [ids(found) for found in want]
+
+
+@pytest.mark.slow
+def test_runs_are_asked_and_exported(tmp_path, capsys):
+    """From their checkpoints; a policy of observations is exported, not asked."""
+    config = defaults.recommender("ce", ce.HPARAMS, "", steps=2, batch_size=8)
+    config.data.update(num_users=60, data_dir=str(tmp_path / "data"))
+    config.train.evals, config.num_seeds = (), 2
+    config.train.ce.encoder.width = 8
+    experiment.run(config, tmp_path / "run")
+    run = f"--run={tmp_path}/run"
+    assert recommend.main([run, "--seed_number=1", "--history=", "--k=3"]) == 0
+    assert "popular" in capsys.readouterr().out
+    assert export.main([run, f"--out={tmp_path}/out", "--seed_number=1"]) == 0
+    one = recommend.load(tmp_path / "run", number=1)
+    other, first = recommend.load(tmp_path / "out"), recommend.load(tmp_path / "run")
+    history = one.ids[1:4]
+    want = [y.score for y in recommend.top(one, [history], 3)[0]]
+    found = [y.score for y in recommend.top(other, [history], 3)[0]]
+    np.testing.assert_allclose(found, want, rtol=1e-5)
+    assert [y.score for y in recommend.top(first, [history], 3)[0]] != want
+    bc = ladder.smoke("td3bc")
+    bc.data.data_dir = str(tmp_path / "data")
+    bc.train.update(steps=2, log_every=2, eval_every=0, checkpoint_every=2, evals=())
+    experiment.run(bc, tmp_path / "bc")
+    assert recommend.main([f"--run={tmp_path}/bc", "--history=1"]) == 2
+    assert "td3bc of stage train" in capsys.readouterr().err
+    facts = export.write(tmp_path / "bc", tmp_path / "act")
+    assert facts["kind"] == "act" and facts["difference"] <= 1e-5
+    call, weights, _ = export.read(tmp_path / "act")
+    size = int(facts["arguments"]["observation"][2])
+    assert call(weights, np.zeros((3, size), np.float32)).shape[0] == 3
+    with pytest.raises(UserError, match="is a policy of observations"):
+        recommend.load(tmp_path / "act")
