@@ -44,14 +44,27 @@ def curve(
 
 def draw(panels: Mapping[str, Mapping[str, Any]], path: Path, title: str = "") -> None:
     """Panel title -> line label -> `curve`, as a PNG of 1200x800 pixels."""
+    content = io.BytesIO()
+    figure_of(panels, title, size=(12, 8)).savefig(content, format="png")
+    write(path, content.getvalue())
+
+
+def figure_of(
+    panels: Mapping[str, Mapping[str, Any]],
+    title: str = "",
+    columns: int = 0,
+    size: tuple[float, float] | None = None,
+) -> Any:
+    """`draw`'s figure; `columns` 0: about a square, `size` None: by the panels."""
     from matplotlib import colormaps, ticker
     from matplotlib.figure import Figure  # no pyplot: no global state, no display
 
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     colours = colormaps["tab10"].colors
-    columns = int(np.ceil(np.sqrt(len(panels))))
-    figure = Figure((12, 8), dpi=100, layout="constrained")
+    columns = columns or int(np.ceil(np.sqrt(len(panels))))
     rows = -(-len(panels) // columns)
+    size = size or (10, 2.6 * rows)
+    figure = Figure(size, dpi=100, layout="constrained")
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, (panel, lines) in zip(grid, panels.items()):
         for name, (steps, mean, half) in lines.items():
@@ -88,9 +101,7 @@ def draw(panels: Mapping[str, Mapping[str, Any]], path: Path, title: str = "") -
             ncols=max(1, min(len(names), 150 // (wide + 6))),
             frameon=False,
         )
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    write(path, content.getvalue())
+    return figure
 
 
 def write(path: Path, content: bytes) -> None:

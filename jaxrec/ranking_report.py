@@ -59,26 +59,6 @@ def rows_of(groups: dict[str, list[runs.Run]], which: str) -> list[dict[str, Any
     return rows
 
 
-def gains(run: runs.Run, stage: str, which: str) -> tuple[np.ndarray, ...]:
-    """NDCG@10 float[N] of held-out events, mean over seeds; kind and session int[N]."""
-    part = run.summary["stages"][stage]
-    steps = runs.numbers((part.get("selected") or {}).get("step", part["steps"]))
-    found = []
-    for seed, step in enumerate(steps):
-        path = run.path / stage / "arrays" / f"{int(step)}.npz"
-        if not path.is_file():
-            raise UserError(f"{path} is missing: --against needs the ranks of a run")
-        arrays = np.load(path, allow_pickle=False)
-        rank = arrays[f"{which}/rank"]
-        rank = rank[seed] if rank.ndim == 2 else rank
-        found.append(np.where(rank <= 10, 1 / np.log2(rank + 1), 0.0))
-    # The same events for every seed: those of the first stand for all.
-    kind, session = (arrays[f"{which}/{n}"] for n in ("kind", "session"))
-    if kind.ndim == 2:
-        kind, session = kind[0], session[0]
-    return np.mean(found, axis=0), kind, session
-
-
 def paired_rows(
     groups: dict[str, list[runs.Run]], against: str, which: str
 ) -> list[dict[str, Any]]:
@@ -89,7 +69,7 @@ def paired_rows(
             if f"{which}/ndcg@10" in part["last"]:
                 many = len(group[0].summary["stages"]) > 1
                 name = f"{label} {stage}" if many else label
-                flat[name] = [gains(run, stage, which) for run in group]
+                flat[name] = [runs.gains(run, stage, which) for run in group]
     if against not in flat:
         raise UserError(f"--against={against!r}: one of {', '.join(flat)}")
     base, kind, session = flat[against][0]

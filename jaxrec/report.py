@@ -1,4 +1,7 @@
-"""Tables and plots from run folders: `python -m jaxrec.report RUN... --out=DIR`.
+"""Tables, plots and pages from run folders: `python -m jaxrec.report RUN... --out=DIR`.
+
+Into DIR: table.md, table.csv, curves of each metric (PNG), and of each experiment a
+page that needs no other file (HTML).
 
 Runs with the same config up to the seed are one experiment; the seeds of its runs
 (and of runs with `num_seeds`) are pooled: mean and 95% Student t interval. `--iqm`
@@ -17,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxrec import page
 from jaxrec.errors import UserError
 from jaxrec.plots import file_name, plot_metric, plot_run, write
 from jaxrec.runs import (
@@ -142,7 +146,7 @@ def report(
     task: str = "data.name",
     unfinished: bool = False,
 ) -> str:
-    """Write tables and curves into `out`; returns the markdown.
+    """Write tables, curves and pages into `out`; returns the markdown.
 
     Raises UserError for folders without runs and for unknown metrics or fields.
     """
@@ -176,6 +180,7 @@ def report(
     write(out / "table.md", text.encode())
     for metric in dict.fromkeys(row["metric"] for row in rows):
         plot_metric(runs, metric, task, out / file_name(metric))
+    page.write_pages(experiments(runs), rows, out)
     return text
 
 

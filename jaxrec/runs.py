@@ -193,3 +193,23 @@ def data_text(summary: Mapping[str, Any]) -> str:
     """The data set, its version and environment, as far as the summary tells."""
     data = summary.get("data") or {}
     return " ".join(str(data[k]) for k in ("name", "version", "env_id") if data.get(k))
+
+
+def gains(run: Run, stage: str, which: str) -> tuple[np.ndarray, ...]:
+    """NDCG@10 float[N] of held-out events, mean over seeds; kind and session int[N]."""
+    part = run.summary["stages"][stage]
+    steps = numbers((part.get("selected") or {}).get("step", part["steps"]))
+    found = []
+    for seed, step in enumerate(steps):
+        path = run.path / stage / "arrays" / f"{int(step)}.npz"
+        if not path.is_file():
+            raise UserError(f"{path} is missing: --against needs the ranks of a run")
+        arrays = np.load(path, allow_pickle=False)
+        rank = arrays[f"{which}/rank"]
+        rank = rank[seed] if rank.ndim == 2 else rank
+        found.append(np.where(rank <= 10, 1 / np.log2(rank + 1), 0.0))
+    # The same events for every seed: those of the first stand for all.
+    kind, session = (arrays[f"{which}/{n}"] for n in ("kind", "session"))
+    if kind.ndim == 2:
+        kind, session = kind[0], session[0]
+    return np.mean(found, axis=0), kind, session

@@ -11,9 +11,10 @@ from jaxrec.runs import HEADLINE, choose, data_text, numbers
 from jaxrec.statistics import estimate
 
 
-def _text(value: Any) -> str:
+def cell_text(value: Any) -> str:
+    """A cell; a tuple is (middle, lower, upper bound)."""
     if isinstance(value, tuple):
-        middle, low, high = map(_text, value)
+        middle, low, high = map(cell_text, value)
         return middle if low == "-" else f"{middle} [{low}, {high}]"
     if isinstance(value, float):
         text = f"{value:.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.4g}"
@@ -23,7 +24,7 @@ def _text(value: Any) -> str:
 
 def aligned(rows: Sequence[Mapping[str, Any]], markdown: bool = True) -> str:
     """Rows of equal keys as a table; a tuple is (middle, lower, upper bound)."""
-    cells = [list(rows[0]), *([_text(v) for v in row.values()] for row in rows)]
+    cells = [list(rows[0]), *([cell_text(v) for v in row.values()] for row in rows)]
     if markdown:
         cells = [[cell.replace("|", "\\|") for cell in line] for line in cells]
     widths = [max(map(len, column)) for column in zip(*cells)]
@@ -74,13 +75,13 @@ def final_table(summary: Mapping[str, Any]) -> str:
         notes.append(f"{stage}: {', '.join(facts)}")
         if produced := part.get("produced"):
             means = {k: np.mean(numbers(v)) for k, v in produced.items()}
-            text = ", ".join(f"{k} {_text(float(v))}" for k, v in means.items())
+            text = ", ".join(f"{k} {cell_text(float(v))}" for k, v in means.items())
             notes.append(f"{stage} produced: {text}")
     if summary.get("num_seeds", 1) > 1:
         notes.append(f"mean [95% interval] over {summary['num_seeds']} seeds")
     reference = (summary.get("data") or {}).get("reference")
     if reference and any(row["metric"] == HEADLINE for row in rows):
-        low, high = _text(reference["random"]), _text(reference["expert"])
+        low, high = cell_text(reference["random"]), cell_text(reference["expert"])
         notes.append(f"scores 0 and 100: {reference['source']}'s {low} and {high}")
     facts = [data_text(summary), summary.get("device")]
     notes.append(", ".join(str(fact) for fact in facts if fact))
