@@ -80,7 +80,9 @@ def policy(
     config, name = find(run, stage, number)
     found, state = restore(config, run, name, number)
     method, info = found.method, found.dataset.info
-    acts = method.act is not None and method.memory is None and "env_id" in info
+    acts = (
+        method.act is not None and method.memory is None and "observation_size" in info
+    )
     if method.scores is None and not (acting and acts):
         what = "ranks no items" + " and has no policy of one observation" * acting
         raise UserError(

@@ -18,10 +18,10 @@ import numpy as np
 from jaxrec import plots
 from jaxrec.errors import UserError
 from jaxrec.plots import write
-from jaxrec.runs import Run, choose, data_text, gains
-from jaxrec.tables import cell_text
+from jaxrec.runs import Run, data_text, gains, in_order
+from jaxrec.tables import brief, cell_text
 
-PANELS = 24  # ours; curves on a page
+PANELS = 12  # ours; curves on a page
 STYLE = """
 :root { --ink: #1b1f24; --soft: #656d76; --line: #d8dee4; --paper: #fff; }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); margin: 0;
@@ -81,7 +81,7 @@ def page(
         table([{k: v for k, v in r.items() if k != "experiment"} for r in rows]),
         '<p class="soft">Mean [95% Student t interval] over seeds.</p>',
     ]
-    if curves := svg_of_curves(runs):
+    if curves := svg_of_curves(runs, [row["metric"] for row in rows]):
         parts += ["<h2>Learning curves</h2>", curves]
     if fares := svg_of_sessions(runs):
         parts += ["<h2>Held-out sessions</h2>", fares]
@@ -130,13 +130,19 @@ def svg(figure: Any) -> str:
     return text[text.index("<svg") :]
 
 
-def svg_of_curves(runs: Sequence[Run]) -> str:
-    """Held-out metrics first, then the rest, a panel each; "" where there are none."""
+def svg_of_curves(runs: Sequence[Run], first: Sequence[str]) -> str:
+    """A panel a metric: those of the table, then losses, then what else was measured.
+
+    "" where there are no curves.
+    """
     panels: dict[str, Any] = {}
     stages = list(dict.fromkeys(stage for run in runs for stage in run.curves))
     for stage in stages:
         names = {name for run in runs for name in run.curves.get(stage, {})}
-        for name in dict.fromkeys([*choose(names), *sorted(names)]):
+        told = [n for n in first if n in names]
+        losses = sorted(n for n in names if n.startswith("train/"))
+        rest = [n for n in sorted(names, key=in_order) if n in brief(names)]
+        for name in dict.fromkeys([*told, *losses, *rest, *sorted(names)]):
             line = plots.curve(runs, stage, name)
             if line is not None and len(line[0]) > 1:
                 title = f"{stage} {name}" if len(stages) > 1 else name

@@ -20,6 +20,7 @@ display = types.ModuleType("IPython.display")
 display.Image = lambda *args, **kwargs: open(args[0], "rb").read(6)
 sys.modules["IPython"] = types.ModuleType("IPython")
 sys.modules["IPython"].version_info = (9, 0)  # matplotlib asks
+sys.modules["IPython"].get_ipython = lambda: None
 sys.modules["IPython.display"] = display
 import matplotlib
 matplotlib.use("Agg")
