@@ -67,13 +67,13 @@ def latest_step(folder: ocp.training.Checkpointer) -> int | None:
 
 
 def restore(
-    folder: ocp.training.Checkpointer, abstract: TrainState
+    folder: ocp.training.Checkpointer, step: int, abstract: TrainState
 ) -> tuple[TrainState, dict[str, Any]]:
-    """The newest checkpoint, placed as the shardings of `abstract` say; `pending`.
+    """The checkpoint of `step`, placed as the shardings of `abstract` say; `pending`.
 
-    Raises UserError when the files are damaged or hold another model.
+    They need not be those it was saved with. Raises UserError when the files are
+    damaged or hold another model.
     """
-    step = latest_step(folder)
     where = Path(folder.directory) / str(step)
     try:
         state = folder.load(step, abstract)

@@ -18,3 +18,10 @@ class Interrupted(Exception):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.signal_number = signal_number
+
+
+class PeerLost(Exception):
+    """Another process of the run is gone; started again, all go on together.
+
+    `main` prints the line and exits with status 75, "temporary failure".
+    """

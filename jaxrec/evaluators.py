@@ -12,37 +12,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrec import logs, recommender_evaluators, sampled_ranking, team_episodes
-from jaxrec.data import loader
+from jaxrec import (
+    held_out,
+    logs,
+    recommender_evaluators,
+    sampled_ranking,
+    team_episodes,
+)
 from jaxrec.envs import gym
 from jaxrec.errors import UserError
 from jaxrec.methods import fqe, world_accuracy
 from jaxrec.types import Dataset, Method, TrainState
 
 Metrics = dict[str, Any]
-
-
-def held_out(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metrics]:
-    """`method.eval_step` over every held-out set: sums, divided once by the count."""
-    batch_size = config.eval.batch_size
-    step = jax.jit(method.eval_step)
-    if not dataset.evals:
-        logs.say("held_out: nothing is held out, set data.valid_fraction")
-
-    def evaluate(state: TrainState, key: jax.Array) -> Metrics:
-        found: Metrics = {}
-        for name in dataset.evals:
-            sums: dict[str, Any] = {}
-            batches = loader.eval_batches(dataset, name, batch_size)
-            for number, batch in enumerate(batches):
-                new = step(state, batch, jax.random.fold_in(key, number))
-                sums = {k: sums.get(k, 0.0) + v for k, v in new.items()}
-            sums = jax.device_get(sums)
-            count = sums.pop("count")
-            found |= {f"{name}/{k}": v / count for k, v in sums.items()}
-        return found
-
-    return evaluate
 
 
 def simulator(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metrics]:
@@ -119,7 +101,7 @@ def fitted_q(config: Any, method: Method, dataset: Dataset) -> Callable[..., Met
 
 EVALS = {
     "episodes": team_episodes.evaluator,
-    "held_out": held_out,
+    "held_out": held_out.evaluator,
     "ranking": recommender_evaluators.ranking,
     "recall_by_lag": recommender_evaluators.recall_by_lag,
     "sampled_1000": sampled_ranking.evaluator,

@@ -9,6 +9,7 @@ WORKDIR/<stage>/done.json           its part of the summary, when it is finished
 WORKDIR/summary.json, plots/        when all are
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from jaxrec import evaluators, logs, report, seeds, sharding, train
+from jaxrec import evaluators, hosts, logs, report, seeds, sharding, train
 from jaxrec import workdir as workdir_lib
 from jaxrec.data import cache
 from jaxrec.data.sources import SOURCES
@@ -32,18 +33,25 @@ from jaxrec.types import Dataset, Mix, TrainState
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     """Do, or finish, the run in `workdir`; returns its summary.
 
-    Raises UserError for faults of the config, the data or the environment, and
-    Interrupted on SIGTERM or SIGINT, after saving.
+    Several processes give the same folder, on disks that all of them see. Raises
+    UserError for faults of the config, the data or the environment, and Interrupted on
+    SIGTERM, SIGINT or SIGUSR1, after saving.
     """
     config = resolve(config)
     workdir = Path(workdir)
-    with workdir_lib.locked(workdir), workdir_lib.stop_signals() as asked_to_stop:
-        workdir_lib.settle_config(workdir, config)
-        if (workdir / "summary.json").exists():
-            summary = workdir_lib.read_json(workdir / "summary.json")
+    with contextlib.ExitStack() as stack:
+        asked_to_stop = stack.enter_context(workdir_lib.stop_signals())
+
+        def begin() -> dict[str, Any] | None:
+            stack.enter_context(workdir_lib.locked(workdir))
+            workdir_lib.settle_config(workdir, config)
+            return found_json(workdir / "summary.json")
+
+        if (summary := hosts.lead(begin)) is not None:
             logs.say(f"{workdir} is finished: nothing to train")
             return summary
-        stages, evals = prepare(config, workdir)
+        stages, evals = hosts.together(lambda: prepare(config, workdir))
+        check_same_data(stages)
         states: dict[str, TrainState | None] = {}
         parts: dict[str, Any] = {}
         for name, stage in stages.items():
@@ -58,9 +66,28 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
             "num_seeds": config.num_seeds,
             **workdir_lib.provenance(),
         }
-        report.plot_run(workdir)
-        logs.write_json(workdir / "summary.json", summary)
+
+        def end() -> None:
+            report.plot_run(workdir)
+            logs.write_json(workdir / "summary.json", summary)
+
+        hosts.lead(end)
     return summary
+
+
+def found_json(path: Path) -> dict[str, Any] | None:
+    """What the run wrote there, None when it did not yet."""
+    return workdir_lib.read_json(path) if path.exists() else None
+
+
+def check_same_data(stages: Mapping[str, Stage]) -> None:
+    """Raises UserError where processes have read different data."""
+    for name, stage in stages.items():
+        hosts.check_equal(
+            f"data of stage {name}",
+            cache.fingerprint([stage.dataset.train, *stage.dataset.evals.values()]),
+            "give them the same files, or a config.data.data_dir that all of them see",
+        )
 
 
 def prepare(
@@ -136,9 +163,12 @@ def run_stage(
     folder = workdir / stage.name
     done = folder / "done.json"
     earlier = {name: states[name] for name in stage.config.uses}
-    if done.exists():
-        facts = workdir_lib.read_json(done)
-        lost = is_mixed(config, stage.name, workdir) and not whole(folder / "artefact")
+    if (facts := hosts.lead(lambda: found_json(done))) is not None:
+        lost = hosts.lead(
+            lambda: (
+                is_mixed(config, stage.name, workdir) and not whole(folder / "artefact")
+            )
+        )
         state = None
         if lost or is_used(config, stage.name):
             state = train.restore(stage, folder, earlier)
@@ -149,14 +179,17 @@ def run_stage(
     state, facts = train.train(stage, folder, evals, earlier, asked_to_stop)
     if stage.method.produce is not None:
         facts["produced"] = produce(stage, state, folder)
-    lines = logs.read(folder / "metrics.jsonl")
-    facts = (
-        metrics_summary(lines, config.select) | {"steps": stage.config.steps} | facts
-    )
-    facts["seconds"] = lines[-1]["wall"]
-    logs.write_json(done, facts)
-    if asked_to_stop():
-        raise Interrupted(f"{stage.name}: finished and saved", asked_to_stop())
+
+    def finish() -> dict[str, Any]:
+        lines = logs.read(folder / "metrics.jsonl")
+        found = metrics_summary(lines, config.select) | {"steps": stage.config.steps}
+        found |= facts | {"seconds": lines[-1]["wall"]}
+        logs.write_json(done, found)
+        return found
+
+    facts = hosts.lead(finish)
+    if signal_number := hosts.most(asked_to_stop()):
+        raise Interrupted(f"{stage.name}: finished and saved", signal_number)
     return facts, state
 
 
@@ -212,6 +245,7 @@ def produce(stage: Stage, state: TrainState, folder: Path) -> dict[str, Any]:
     Returns the method's facts about it, float or float[S].
     """
     logs.say(f"{stage.name}: producing")
+    state = sharding.local(stage.mesh, state)
     key = seeds.fold(streams(stage)[2], stage.config.steps + 1)
     arrays = [
         stage.method.produce(
@@ -221,8 +255,8 @@ def produce(stage: Stage, state: TrainState, folder: Path) -> dict[str, Any]:
         )
         for number in range(stage.num_seeds)
     ]
-    about = stage.method.facts or (lambda arrays, info: {})
-    found = [about(one, stage.dataset.info) for one in arrays]
+    about_one = stage.method.facts or (lambda arrays, info: {})
+    found = [about_one(one, stage.dataset.info) for one in arrays]
     facts = {k: logs.plain([one[k] for one in found]) for k in found[0]}
     together = arrays[0]
     if stage.num_seeds == 1:
@@ -231,7 +265,8 @@ def produce(stage: Stage, state: TrainState, folder: Path) -> dict[str, Any]:
         # Seeds may produce unequal numbers of rows; the shortest sets the length.
         rows = min(len(next(iter(a.values()))) for a in arrays)
         together = {k: np.stack([a[k][:rows] for a in arrays]) for k in arrays[0]}
-    cache.write_arrays(folder / "artefact", together, {"stage": stage.name, **facts})
+    about = {"stage": stage.name, **facts}
+    hosts.lead(lambda: cache.write_arrays(folder / "artefact", together, about))
     if facts:
         means = {name: np.mean(np.array(value, float)) for name, value in facts.items()}
         shown = ", ".join(f"{name} {value:.4g}" for name, value in means.items())

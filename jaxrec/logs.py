@@ -57,6 +57,16 @@ class MetricsFile:
             self.board.close()
 
 
+class Nowhere:
+    """Takes the place of a `MetricsFile` in processes that do not lead."""
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None: ...
+
+    def sync(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Means:
     """Sums of the training metrics since the last line of the log."""
 

@@ -3,7 +3,12 @@
 Does the whole run: data, training, evaluation, summary. The same command again resumes
 it, or prints the summary of a finished one. `--config=configs/otto.py:smoke` is a
 short form of the same path. Exit status: 0 done; 2 a fault of the input, in one line;
-128 + N stopped by signal N, to be resumed.
+75 another process of the run is gone, 128 + N stopped by signal N: to be resumed.
+
+One run may have several processes, each started with the same command: a step of
+several tasks in Slurm, or --coordinator, --num_processes and --process_id (or
+JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID), or, where JAX finds the
+others by itself, as on a TPU slice, --distributed.
 """
 
 import errno
@@ -15,7 +20,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxrec.errors import Interrupted, UserError
+from jaxrec.errors import Interrupted, PeerLost, UserError
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Path of a config file, with an argument after a colon."
@@ -23,6 +28,25 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; default: runs/<name of the config>."
 )
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "Several processes: HOST:PORT on the host of process 0."
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0.")
+DISTRIBUTED = flags.DEFINE_boolean(
+    "distributed",
+    None,
+    "Find the other processes as JAX does (TPU slice, Slurm, MPI); --nodistributed: "
+    "run alone, whatever the variables say.",
+)
+PEER_TIMEOUT = flags.DEFINE_integer(
+    "peer_timeout",
+    100,
+    "Several processes: seconds of silence after which one counts as dead and the "
+    "others end, to be started again.",
+    lower_bound=2,
+)
+TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -37,13 +61,23 @@ def main(argv: list[str]) -> int:
     path = config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]
     if not Path(path).is_file():  # the flag's parser defers this until it is used
         return fail(f"no config file {path}: for example --config=configs/otto.py")
-    from jaxrec import experiment, report  # after --help, which needs no JAX
+    from jaxrec import hosts  # after --help, which needs no JAX
 
     workdir = Path(WORKDIR.value or Path("runs") / CONFIG.value.name)
     try:
-        summary = experiment.run(CONFIG.value, workdir)
+        address = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
+        found = hosts.plan(os.environ, *address, DISTRIBUTED.value)
+        if found is not None:
+            hosts.join(found, PEER_TIMEOUT.value)
+        from jaxrec import experiment, report  # after the meeting: they may use JAX
+
+        with hosts.membership():
+            summary = experiment.run(CONFIG.value, workdir)
     except UserError as error:
         return fail(str(error))
+    except PeerLost as error:
+        print(f"jaxrec: {error}", file=sys.stderr)
+        return hosts.leave(TEMPORARY)
     except Interrupted as stop:
         print(f"jaxrec: {stop}", file=sys.stderr)
         return 128 + stop.signal_number
@@ -52,6 +86,8 @@ def main(argv: list[str]) -> int:
             raise
         where = error.filename or workdir
         return fail(f"cannot write {where} ({error.strerror}): free space or change it")
+    if not hosts.is_lead():
+        return 0
     print(report.final_table(summary))
     print(f"\n{workdir}/summary.json")
     return 0

@@ -98,16 +98,18 @@ def multi_step(stage: Stage, streamed: bool, size: int = 0) -> Callable:
 
 def feed(stage: Stage, start: int, streamed: bool) -> Iterator[Any]:
     """The data argument of each call of `multi_step`."""
-    config, whole = stage.config, sharding.replicated(stage.mesh)
+    config, mesh = stage.config, stage.mesh
+    rows = sharding.own_rows(mesh, config.batch_size)
     if not streamed:
         found = loader.parts(stage.dataset, config.batch_size)
         trees = [(part.arrays, part.drawn) for part in found]
-        arrays = jax.device_put(trees, whole)
+        arrays = sharding.put(mesh, trees)
         while True:
             yield arrays
     order = seeds.numbers(stage.seed, stage.num_seeds)
     size = steps_per_call(config)
     for batches in loader.stream(
-        stage.dataset, config.batch_size, order, start, config.steps, size
+        stage.dataset, config.batch_size, order, start, config.steps, size, only=rows
     ):
-        yield jax.device_put(batches, whole)
+        leading = 1 + int(stage.num_seeds > 1)
+        yield sharding.put_rows(mesh, batches, config.batch_size, leading)

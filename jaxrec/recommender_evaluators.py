@@ -3,6 +3,7 @@
 Each is `make(config, method, dataset)`, as in `jaxrec.evaluators`, which lists them.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import logs, metrics
-from jaxrec.data import loader
+from jaxrec import held_out, logs, metrics
 from jaxrec.envs import online
 from jaxrec.envs import users as users_lib
 from jaxrec.methods import windows
@@ -29,12 +29,12 @@ def ranking(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metr
     `<set>/kind` int8[N], `<set>/session` int32[N] (equal within a session).
     """
     facts = {k: jnp.asarray(v) for k, v in metrics.facts(dataset.info).items()}
-    mask_seen = dataset.info["mask_seen"]
+    mask_seen, size = dataset.info["mask_seen"], config.eval.batch_size
     if not dataset.evals:
         logs.say("ranking: nothing is held out, choose another data.split")
 
     @jax.jit
-    def step(state: TrainState, batch: Batch, facts: Any) -> Any:
+    def step(state: TrainState, facts: Any, number: int, batch: Batch) -> Any:
         event = windows.transition(batch)
         scores = method.scores(state, event.items, event.length, event.timestep)
         if mask_seen:
@@ -51,8 +51,8 @@ def ranking(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metr
         for name, arrays in dataset.evals.items():
             sums: dict[str, Any] = {}
             shown = []
-            for batch in loader.eval_batches(dataset, name, config.eval.batch_size):
-                new, placed = step(state, batch, facts)
+            rank = functools.partial(step, state, facts)
+            for new, placed in held_out.each(rank, dataset, name, size):
                 sums = {k: sums.get(k, 0.0) + v for k, v in new.items()}
                 shown.append(placed)
             steps = np.asarray(arrays["timestep"])
@@ -85,9 +85,10 @@ def recall_by_lag(
         logs.say("recall_by_lag: the data have no planted lags; no numbers")
         return lambda state, key: {}
     lags = {name: planted_lags(dataset, name) for name in dataset.evals}
+    size = config.eval.batch_size
 
     @jax.jit
-    def step(state: TrainState, batch: Batch) -> Array:
+    def step(state: TrainState, number: int, batch: Batch) -> Array:
         event = windows.transition(batch)
         scores = method.scores(state, event.items, event.length, event.timestep)
         return metrics.rank(scores, event.action) <= 10
@@ -95,8 +96,8 @@ def recall_by_lag(
     def evaluate(state: TrainState, key: jax.Array) -> Metrics:
         found: Metrics = {}
         for name, lag in lags.items():
-            batches = loader.eval_batches(dataset, name, config.eval.batch_size)
-            hits = jax.device_get([step(state, batch) for batch in batches])
+            find = functools.partial(step, state)
+            hits = jax.device_get(list(held_out.each(find, dataset, name, size)))
             hit = np.concatenate(hits)[: len(lag)]
             for one in np.unique(lag).tolist():
                 found[f"{name}/lag_{one}/hr@10"] = float(hit[lag == one].mean())

@@ -10,8 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrec import metrics
-from jaxrec.data import loader
+from jaxrec import held_out, metrics
 from jaxrec.methods import windows
 from jaxrec.types import Array, Batch, Dataset, Method, TrainState
 
@@ -60,13 +59,14 @@ def evaluator(
         return sums
 
     def evaluate(state: TrainState, key: Array) -> dict[str, float]:
+        def one(number: int, batch: Batch) -> dict[str, Array]:
+            own = jax.random.fold_in(jax.random.key(FOLD), number)
+            return step(state, batch, own)
+
         found = {}
         for name in dataset.evals:
             sums: dict[str, Any] = {}
-            batches = loader.eval_batches(dataset, name, config.eval.batch_size)
-            for number, batch in enumerate(batches):
-                own = jax.random.fold_in(jax.random.key(FOLD), number)
-                new = step(state, batch, own)
+            for new in held_out.each(one, dataset, name, config.eval.batch_size):
                 sums = {k: sums.get(k, 0.0) + v for k, v in new.items()}
             sums = jax.device_get(sums)
             count = sums.pop("count")

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxrec.types import UserError
@@ -32,6 +33,11 @@ def make_mesh(data: int = -1, model: int = 1) -> Mesh:
         raise UserError(
             f"mesh data={data} x model={model} needs {data * model} devices, "
             f"found {len(devices)}: lower mesh.data or mesh.model"
+        )
+    if data * model < len(devices) and jax.process_count() > 1:
+        raise UserError(
+            f"mesh data={data} x model={model} leaves some of {len(devices)} devices "
+            "without work: several processes have to share all of theirs"
         )
     return jax.make_mesh(
         (data, model),
@@ -119,3 +125,73 @@ def split_batch(mesh: Mesh, batch: Any, leading: int = 0) -> Any:
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding that copies an array to every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def put(mesh: Mesh, tree: Any) -> Any:
+    """Arrays that every process has as a whole, on every device of the mesh."""
+    whole = replicated(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, whole)
+
+    def one(x: Any) -> jax.Array:  # device_put would compare it over the processes
+        return jax.make_array_from_callback(x.shape, whole, lambda index: x[index])
+
+    return jax.tree.map(one, tree)
+
+
+def own_rows(mesh: Mesh, batch_size: int) -> np.ndarray | None:
+    """The rows of a batch that this process's devices hold, None = all of them.
+
+    Raises UserError when the mesh does not divide the batch.
+    """
+    if batch_size % mesh.shape["data"]:
+        raise UserError(
+            f"batch_size is {batch_size}, not divisible by mesh.data="
+            f"{mesh.shape['data']}: change one of them"
+        )
+    if jax.process_count() == 1:
+        return None
+    spread = NamedSharding(mesh, PartitionSpec("data"))
+    spans = spread.addressable_devices_indices_map((batch_size,)).values()
+    every = np.arange(batch_size)
+    return np.unique(np.concatenate([every[span] for span in spans]))
+
+
+def put_rows(mesh: Mesh, batches: Any, batch_size: int, leading: int) -> Any:
+    """Batches of which each process has its `own_rows`, as global arrays.
+
+    `leading` dimensions, such as steps and seeds, stand before the rows.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(batches, replicated(mesh))
+    spread = NamedSharding(mesh, PartitionSpec(*(None,) * leading, "data"))
+
+    def one(x: np.ndarray) -> jax.Array:
+        shape = (*x.shape[:leading], batch_size, *x.shape[leading + 1 :])
+        return jax.make_array_from_process_local_data(spread, x, shape)
+
+    return jax.tree.map(one, batches)
+
+
+def local(mesh: Mesh, tree: Any) -> Any:
+    """Global arrays as arrays on this process's devices alone, without a copy.
+
+    So evaluators and producers may do what they like with them, each process by itself.
+    Arrays split over devices of several processes are gathered first.
+    """
+    if jax.process_count() == 1:
+        return tree
+    mine = mesh.local_mesh
+    inside = mine.shape["model"] == mesh.shape["model"]
+
+    def one(x: jax.Array) -> jax.Array:
+        spec = x.sharding.spec
+        if not x.is_fully_replicated and not (inside and "data" not in spec):
+            x = jax.jit(lambda y: y, out_shardings=replicated(mesh))(x)
+            spec = PartitionSpec()
+        shards = [shard.data for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays(
+            x.shape, NamedSharding(mine, spec), shards
+        )
+
+    return jax.tree.map(one, tree)

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrec import checkpoint, logs, seeds, sharding
+from jaxrec import checkpoint, hosts, logs, seeds, sharding
 from jaxrec import program as program_lib
 from jaxrec.data import loader
 from jaxrec.errors import Interrupted, UserError
@@ -51,18 +51,27 @@ def initial_state(stage: Stage, earlier: dict[str, TrainState]) -> TrainState:
 def restore(stage: Stage, folder: Path, earlier: dict[str, TrainState]) -> TrainState:
     """The last checkpoint of a finished stage."""
     with checkpoint.opened(folder / "checkpoints") as saved:
-        if checkpoint.latest_step(saved) is None:
+        if (step := latest_step(saved)) is None:
             raise UserError(
                 f"{folder} has no checkpoint although its stage is marked done: delete "
                 f"{folder} to train it again"
             )
-        return checkpoint.restore(saved, abstract_state(stage, earlier))[0]
+        return checkpoint.restore(saved, step, abstract_state(stage, earlier))[0]
+
+
+def latest_step(saved: Any) -> int | None:
+    """The step of the last checkpoint that the leader sees, None if there is none."""
+    return hosts.lead(lambda: checkpoint.latest_step(saved))
 
 
 def evaluate(
     stage: Stage, evaluators: dict[str, Evaluator], state: TrainState
 ) -> dict[str, Any]:
-    """Every evaluator on every seed: name -> float, or float[S]."""
+    """Every evaluator on every seed: name -> float, or float[S].
+
+    Of several processes each evaluates on its own devices.
+    """
+    state = sharding.local(stage.mesh, state)
     step = int(state.step)
     key = seeds.fold(streams(stage)[2], step)
     results = []
@@ -94,15 +103,17 @@ def train(
     streamed = loader.num_bytes(stage.dataset) > stage.device_data_limit
     say_data(stage, streamed)
     folder.mkdir(parents=True, exist_ok=True)
+    asked_to_stop = hosts.agreed(asked_to_stop, stage.mesh)
     with checkpoint.opened(folder / "checkpoints") as saved:
-        start = checkpoint.latest_step(saved) or 0
+        start = latest_step(saved) or 0
         if start:
-            state, pending = checkpoint.restore(saved, abstract_state(stage, earlier))
+            abstract = abstract_state(stage, earlier)
+            state, pending = checkpoint.restore(saved, start, abstract)
             logs.say(f"{stage.name}: resuming at step {start}")
         else:
             state, pending = initial_state(stage, earlier), {}
-        check_lines(folder, start, config)
-        log = logs.MetricsFile(folder, start)
+        hosts.lead(lambda: check_lines(folder, start, config))
+        log = logs.MetricsFile(folder, start) if hosts.is_lead() else logs.Nowhere()
         means = logs.Means(pending)
         facts = {"parameters": count(state.params) // stage.num_seeds}
         if start >= config.steps:
@@ -141,7 +152,7 @@ def train(
                 # More axes than that of the seeds: no line of metrics.
                 many = stage.num_seeds > 1
                 arrays = {n: x for n, x in found.items() if np.ndim(x) > many}
-                if arrays:
+                if arrays and hosts.is_lead():
                     logs.write_arrays(folder / "arrays" / f"{step}.npz", arrays)
                 line |= {n: x for n, x in found.items() if n not in arrays}
                 paused += time.monotonic() - pause

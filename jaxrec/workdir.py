@@ -21,6 +21,10 @@ from jaxrec.runs import flat
 
 # May differ between a run and its continuation: they change no result.
 FREE_FIELDS = ("data.data_dir", "device_data_limit", "headline")
+# Change the order of sums alone: a checkpoint is restored on any mesh.
+FREE_FIELDS += ("mesh.data", "mesh.model", "rules")
+# Slurm's way to tell of the end of a job's time is SIGUSR1.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 SHOWN = 3  # differences between two configs that are told
 
 
@@ -143,7 +147,7 @@ def locked(workdir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], int]]:
-    """A function that gives the number of the first SIGTERM or SIGINT, else 0.
+    """A function that gives the number of the first of STOP_SIGNALS, else 0.
 
     The loop looks at it between calls; a second signal ends the process at once.
     """
@@ -158,7 +162,7 @@ def stop_signals() -> Iterator[Callable[[], int]]:
         seen.append(number)
         logs.say("stopping at the next safe point; once more to stop at once")
 
-    old = {n: signal.signal(n, note) for n in (signal.SIGTERM, signal.SIGINT)}
+    old = {n: signal.signal(n, note) for n in STOP_SIGNALS}
     try:
         yield lambda: seen[0] if seen else 0
     finally:

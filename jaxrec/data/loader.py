@@ -144,21 +144,30 @@ def simulated_rows(fraction: float, batch_size: int) -> int:
 
 
 def draw(
-    found: Sequence[Part], seed: Any, step: Any, window: int, xp: Any = jnp
+    found: Sequence[Part],
+    seed: Any,
+    step: Any,
+    window: int,
+    xp: Any = jnp,
+    only: np.ndarray | None = None,
 ) -> Batch:
     """Batch `step`, from each part as many rows as it counts.
 
     Part 0 draws a whole batch and keeps its first rows, so its rows are those of a
-    run without a mix.
+    run without a mix. `only`: ascending places in the batch of the rows to read.
     """
     total = sum(part.count for part in found)
-    pieces = []
+    pieces, first = [], 0
     for number, part in enumerate(found):
         chosen = next(iter(part.arrays.values())) if part.drawn is None else part.drawn
         wanted = total if number == 0 else part.count
         run = max(int(part.run), 1)
         index = rows(seed, step // run, wanted, len(chosen) // run, number, xp)
-        index = index[: part.count] * xp.uint32(run) + xp.asarray(step % run, xp.uint32)
+        index = index[: part.count]
+        if only is not None:
+            index = index[only[(only >= first) & (only < first + part.count)] - first]
+        first += part.count
+        index = index * xp.uint32(run) + xp.asarray(step % run, xp.uint32)
         if part.drawn is not None:
             index = part.drawn[index.astype(xp.int32 if xp is jnp else np.int64)]
         pieces.append(gather(part.arrays, index, 0 if part.run else window, xp))
@@ -175,9 +184,16 @@ def num_bytes(dataset: Dataset) -> int:
 
 
 def host_batch(
-    dataset: Dataset, batch_size: int, seeds: np.ndarray, step: int
+    dataset: Dataset,
+    batch_size: int,
+    seeds: np.ndarray,
+    step: int,
+    only: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Batch `step` read on the host: [B, ...], or [S, B, ...] for seeds uint32[S]."""
+    """Batch `step` read on the host: [B, ...], or [S, B, ...] for seeds uint32[S].
+
+    Of it the rows `only`, when they are given.
+    """
     found = parts(dataset, batch_size)
 
     def one(number: int, seed: Any) -> Batch:
@@ -190,7 +206,7 @@ def host_batch(
             else part
             for part in found
         ]
-        return draw(of_seed, seed, step, dataset.window, np)
+        return draw(of_seed, seed, step, dataset.window, np, only)
 
     if seeds.ndim == 0:
         return one(0, seeds)
@@ -206,10 +222,12 @@ def stream(
     stop: int,
     size: int,
     ahead: int = 2,
+    only: np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """Stacks of `size` batches [size, ...], read by a thread that stays `ahead`.
 
     They end at multiples of `size`, so that the first may be shorter, and at `stop`.
+    `only`: see `host_batch`.
     """
     ends = [*range(start - start % size + size, stop, size), stop]
     spans = list(zip([start, *ends], ends))
@@ -227,7 +245,7 @@ def stream(
         try:
             for span in spans:
                 batches = [
-                    host_batch(dataset, batch_size, seeds, step)
+                    host_batch(dataset, batch_size, seeds, step, only)
                     for step in range(*span)
                 ]
                 put({k: np.stack([b[k] for b in batches]) for k in batches[0]})
@@ -248,18 +266,33 @@ def stream(
         closed.set()
 
 
+def num_eval_rows(dataset: Dataset, name: str) -> int:
+    """Rows to predict of `dataset.evals[name]`."""
+    arrays, drawn = dataset.evals[name], dataset.drawn.get(name)
+    return len(next(iter(arrays.values())) if drawn is None else drawn)
+
+
+def num_eval_batches(dataset: Dataset, name: str, batch_size: int) -> int:
+    """How many batches `eval_batches` gives."""
+    return -(-num_eval_rows(dataset, name) // batch_size)
+
+
+def eval_batch(dataset: Dataset, name: str, batch_size: int, number: int) -> Batch:
+    """Batch `number` of `eval_batches`."""
+    drawn, size = dataset.drawn.get(name), num_eval_rows(dataset, name)
+    place = np.arange(number * batch_size, (number + 1) * batch_size)
+    index = np.minimum(place, size - 1)
+    if drawn is not None:
+        index = drawn[index]
+    batch = gather(dataset.evals[name], index, dataset.window, np)
+    return batch | {"weight": (place < size).astype(np.float32)}
+
+
 def eval_batches(dataset: Dataset, name: str, batch_size: int) -> Iterator[Batch]:
     """Held-out rows of `dataset.evals[name]` in order.
 
     The last batch is filled with rows of weight 0. Numpy arrays [B, ...], or windows
     [B, K, ...] with their `mask`.
     """
-    arrays, drawn = dataset.evals[name], dataset.drawn.get(name)
-    size = len(next(iter(arrays.values())) if drawn is None else drawn)
-    for first in range(0, size, batch_size):
-        number = np.arange(first, first + batch_size)
-        index = np.minimum(number, size - 1)
-        if drawn is not None:
-            index = drawn[index]
-        batch = gather(arrays, index, dataset.window, np)
-        yield batch | {"weight": (number < size).astype(np.float32)}
+    for number in range(num_eval_batches(dataset, name, batch_size)):
+        yield eval_batch(dataset, name, batch_size, number)

@@ -1,0 +1,288 @@
+"""Runs of a grid of settings and seeds: python -m jaxrec.sweep --config=... --out=DIR.
+
+    python -m jaxrec.sweep --config=configs/td3bc.py --out=runs/alpha \\
+        --grid=train.td3bc.alpha=1,2.5,4 --seeds=0-2 --config.train.steps=20000
+
+One run for each combination of the values of every --grid and each seed, in
+DIR/<field=value,...>/seed=<n>, one after the other (--jobs at a time) or, with --slurm,
+as a job array. Flags --config.FIELD=VALUE are given to all. The same command again goes
+on: finished runs are left alone, others resume. At its end it tells the report's
+command. Exit status: 0 all runs are finished (or handed to Slurm); 1 some failed; 2 a
+fault of the input; 128 + N stopped by signal N. No JAX is imported.
+"""
+
+import argparse
+import itertools
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+from jaxrec.errors import UserError
+
+SLURM = Path(__file__).parents[1] / "launch" / "slurm.sh"
+INPUT_FAULT = 2  # exit status of jaxrec.main
+
+
+class Point(NamedTuple):
+    """One run: its folder and the flags of jaxrec.main."""
+
+    name: str
+    workdir: Path
+    flags: tuple[str, ...]
+
+    @property
+    def finished(self) -> bool:
+        return (self.workdir / "summary.json").exists()
+
+
+def values(text: str) -> list[str]:
+    """The parts between commas; those inside brackets or quotes do not count."""
+    parts, depth, quoted = [""], 0, ""
+    for letter in text:
+        if quoted or letter in "'\"":
+            quoted = "" if letter == quoted else quoted or letter
+        depth += (letter in "([{") - (letter in ")]}") if not quoted else 0
+        if letter == "," and not depth and not quoted:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
+def seeds(text: str) -> list[int]:
+    """0-2,7 -> [0, 1, 2, 7]. Raises UserError for anything else."""
+    found: list[int] = []
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            found += range(int(first), int(last or first) + 1)
+    except ValueError:
+        found = []
+    if not found or len(set(found)) < len(found):
+        raise UserError(f"--seeds={text}: give numbers and ranges such as 0-2,7")
+    return found
+
+
+def grid(settings: Sequence[str]) -> dict[str, list[str]]:
+    """field -> values, from FIELD=VALUE,VALUE,...; UserError for what is not that."""
+    found: dict[str, list[str]] = {}
+    for setting in settings:
+        field, equals, text = setting.partition("=")
+        field = field.removeprefix("config.")
+        options = values(text)
+        if not field or not equals or "" in options:
+            raise UserError(f"--grid={setting}: give FIELD=VALUE,VALUE,...")
+        if field in found or len(set(options)) < len(options):
+            raise UserError(f"--grid={setting}: the field or a value comes twice")
+        if field == "seed":
+            raise UserError(f"--grid={setting}: seeds are given by --seeds")
+        found[field] = options
+    return found
+
+
+def points(
+    config: str,
+    out: Path,
+    settings: dict[str, list[str]],
+    numbers: Sequence[int],
+    more: Sequence[str],
+) -> list[Point]:
+    """All runs; in folders that are named by the last words of the fields."""
+    last = [field.rpartition(".")[2] for field in settings]
+    short = {
+        field: word if last.count(word) == 1 else field
+        for field, word in zip(settings, last)
+    }
+    found = []
+    for chosen in itertools.product(*settings.values()):
+        pairs = list(zip(settings, chosen))
+        name = ",".join(f"{short[f]}={quote(v, safe='')}" for f, v in pairs)
+        for number in numbers:
+            workdir = out / name / f"seed={number}"
+            flags = (f"--config={config}", *more)
+            flags += tuple(f"--config.{field}={value}" for field, value in pairs)
+            flags += (f"--config.seed={number}", f"--workdir={workdir}")
+            found.append(Point(str(workdir.relative_to(out)), workdir, flags))
+    return found
+
+
+def command(point: Point) -> list[str]:
+    """What runs it."""
+    return [sys.executable, "-m", "jaxrec.main", *point.flags]
+
+
+class Stop:
+    """The first signal to stop is passed on to the runs at work; none starts then."""
+
+    def __init__(self) -> None:
+        self.signal_number = 0
+        self.fault = False  # of the input: the next runs would have it too
+        self.running: set[subprocess.Popen] = set()
+        self.lock = threading.Lock()
+
+    def note(self, number: int, frame: object) -> None:
+        self.signal_number = self.signal_number or number
+        for process in list(self.running):
+            process.send_signal(signal.SIGTERM)
+
+    def start(self, point: Point) -> subprocess.Popen | None:
+        """In a session of its own, so that a Ctrl-C comes once; its log beside it."""
+        with self.lock:
+            if self.signal_number or self.fault:
+                return None
+            point.workdir.mkdir(parents=True, exist_ok=True)
+            with (point.workdir / "log.txt").open("a") as log:
+                process = subprocess.Popen(
+                    command(point), stdout=log, stderr=log, start_new_session=True
+                )
+            self.running.add(process)
+            if self.signal_number:  # it came meanwhile
+                process.send_signal(signal.SIGTERM)
+            return process
+
+
+def run_all(todo: Sequence[Point], jobs: int) -> tuple[list[Point], Stop]:
+    """Do the runs, `jobs` at a time; those that failed."""
+    stop, failed, done = Stop(), [], itertools.count(1)
+
+    def one(point: Point) -> None:
+        if (process := stop.start(point)) is None:
+            return
+        began = time.monotonic()
+        status = process.wait()
+        stop.running.discard(process)
+        if status and not stop.signal_number:
+            failed.append(point)
+            stop.fault = stop.fault or status == INPUT_FAULT
+        told = "done" if status == 0 else f"exit status {status}: {last_line(point)}"
+        seconds = time.monotonic() - began
+        say(f"{next(done)}/{len(todo)} {point.name}: {told} ({seconds:.0f} s)")
+
+    old = {n: signal.signal(n, stop.note) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(one, todo))
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+    return failed, stop
+
+
+def last_line(point: Point) -> str:
+    """What a failed run said at last."""
+    lines = (point.workdir / "log.txt").read_text(errors="replace").split("\n")
+    return next((line for line in reversed(lines) if line.strip()), "")
+
+
+def say(text: str) -> None:
+    print(f"sweep: {text}", file=sys.stderr, flush=True)
+
+
+def submit(todo: Sequence[Point], out: Path, flags: str, dry: bool) -> int:
+    """Hand the runs to launch/slurm.sh as one job array."""
+    if not SLURM.exists():
+        raise UserError(f"no {SLURM}: install the package from its checkout, with -e")
+    lines = "".join(shlex.join(point.flags) + "\n" for point in todo)
+    array = out / "runs.txt"
+    words = ["bash", str(SLURM), f"--array={array}", *shlex.split(flags)]
+    if dry:
+        print(
+            f"cat >{shlex.quote(str(array))} <<'END'\n{lines}END\n{shlex.join(words)}"
+        )
+        return 0
+    out.mkdir(parents=True, exist_ok=True)
+    array.write_text(lines)
+    return subprocess.run(words, env=os.environ | {"PYTHON": sys.executable}).returncode
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags but those of the config."""
+    found = argparse.ArgumentParser(
+        "jaxrec.sweep",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    found.add_argument("--config", required=True, help="file, as of jaxrec.main")
+    found.add_argument("--out", required=True, type=Path, help="folder of all runs")
+    found.add_argument(
+        "--grid",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE,VALUE",
+        help="a field of the config and its values; may be repeated",
+    )
+    found.add_argument(
+        "--seeds", default="0", help="such as 0-2,7; default %(default)s"
+    )
+    found.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    found.add_argument(
+        "--slurm",
+        nargs="?",
+        const="",
+        metavar="FLAGS",
+        help="submit a job array with these flags of launch/slurm.sh",
+    )
+    found.add_argument(
+        "--dry-run", action="store_true", help="print the commands, run nothing"
+    )
+    return found
+
+
+def work(argv: Sequence[str] | None) -> int:
+    """The sweep; its exit status."""
+    flags, more = parser().parse_known_args(argv)
+    for word in more:
+        if not word.startswith("--config."):
+            raise UserError(f"unknown argument {word}: runs take --config.FIELD=VALUE")
+    if flags.jobs < 1:
+        raise UserError(f"--jobs={flags.jobs}: it must be 1 or more")
+    if not Path(flags.config.partition(":")[0]).is_file():
+        raise UserError(f"no config file {flags.config}: see configs/")
+    every = points(flags.config, flags.out, grid(flags.grid), seeds(flags.seeds), more)
+    todo = [point for point in every if not point.finished]
+    say(f"{len(every)} runs, {len(every) - len(todo)} finished")
+    report = f"python -m jaxrec.report {shlex.quote(str(flags.out))} --out="
+    report += shlex.quote(str(flags.out / "report"))
+    if todo and flags.slurm is not None:
+        status = submit(todo, flags.out, flags.slurm, flags.dry_run)
+        print(f"# when they are done: {report}")
+        return status
+    if flags.dry_run:
+        for point in todo:
+            print(shlex.join(command(point)))
+        print(report)
+        return 0
+    failed, stop = run_all(todo, flags.jobs)
+    if stop.signal_number:
+        say("stopped; the same command goes on")
+        return 128 + stop.signal_number
+    if failed:
+        say(f"{len(failed)} failed; mend the cause, and the same command goes on")
+        return INPUT_FAULT if stop.fault else 1
+    print(report)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`work`, with faults of the input as one line."""
+    try:
+        return work(argv)
+    except UserError as error:
+        print(f"jaxrec: error: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"jaxrec: error: {error}; choose another --out", file=sys.stderr)
+    return INPUT_FAULT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""A checkpoint of one mesh goes on on another, and a run may change it midway."""
+
+import chex
+import jax
+import pytest
+from test_experiment import config
+from test_train import RULES, lines, make_stage, run
+
+from jaxrec import checkpoint, experiment, train, workdir
+from jaxrec.errors import Interrupted, UserError
+
+
+def restored(stage, folder):
+    """The last checkpoint, placed as the stage's mesh and rules say."""
+    with checkpoint.opened(folder / "checkpoints") as saved:
+        step = checkpoint.latest_step(saved)
+        return checkpoint.restore(saved, step, train.abstract_state(stage, {}))[0]
+
+
+def test_a_run_goes_on_on_other_meshes(tmp_path):
+    """8x1, then 4x2 with the table split, then one device."""
+    whole = run(make_stage(), tmp_path / "whole")
+    folder = tmp_path / "moved"
+    with pytest.raises(Interrupted, match="saved at step 25 of 60"):
+        run(make_stage(mesh=(8, 1)), folder, 5)
+    before = restored(make_stage(mesh=(8, 1)), folder)
+    split = make_stage(mesh=(4, 2), rules=RULES)
+    after = restored(split, folder)
+    chex.assert_trees_all_equal(jax.device_get(before), jax.device_get(after))
+    table = after.params["table"]["weights"]
+    assert len(table.sharding.device_set) == 8
+    assert table.addressable_shards[0].data.shape[-1] == 4
+    with pytest.raises(Interrupted, match="saved at step 50 of 60"):
+        run(split, folder, 5)
+    one = run(make_stage(), folder)
+    assert len(one.params["table"]["weights"].sharding.device_set) == 1
+    chex.assert_trees_all_close(one, whole, rtol=1e-5, atol=1e-6)
+    for ours, theirs in zip(lines(folder), lines(tmp_path / "whole"), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_the_mesh_is_no_part_of_what_a_run_is(tmp_path):
+    """Unlike the seed, it may differ when the same command goes on."""
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "metrics.jsonl").write_text("{}\n")
+    first = experiment.resolve(config(tmp_path))
+    workdir.settle_config(tmp_path, first)
+    changed = config(tmp_path, rules=(("table", ("model",)),))
+    changed.mesh = dict(data=-1, model=2)
+    workdir.settle_config(tmp_path, experiment.resolve(changed))
+    changed.seed = 1
+    with pytest.raises(UserError, match="seed is 0 there, 1 here"):
+        workdir.settle_config(tmp_path, experiment.resolve(changed))
