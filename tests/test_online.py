@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from jaxrec import evaluators
+from jaxrec import recommender_evaluators
 from jaxrec.envs import online, tabular_users, users
 from jaxrec.types import Dataset, Method, UserError
 
@@ -124,7 +124,9 @@ def served(scores, horizon, mask_seen=False, **settings):
     )
     config = ConfigDict(dict(eval=dict(users=40, horizon=horizon, seed=100)))
     method = Method(None, None, scores=scores)
-    return evaluators.users(config, method, Dataset({}, {}, info))(None, None)
+    return recommender_evaluators.users(config, method, Dataset({}, {}, info))(
+        None, None
+    )
 
 
 def favourite(state, items, length, timestep):
@@ -164,7 +166,10 @@ def test_the_evaluator_says_why_it_has_no_numbers(capsys):
     assert served(None, 1) == {}
     assert capsys.readouterr().err == "users: this method ranks no items; no numbers\n"
     method = Method(None, None, scores=favourite)
-    assert evaluators.users(None, method, Dataset({}, {}, {}))(None, None) == {}
+    assert (
+        recommender_evaluators.users(None, method, Dataset({}, {}, {}))(None, None)
+        == {}
+    )
     assert "no simulator of users" in capsys.readouterr().err
 
 

@@ -11,7 +11,7 @@ import toy_sessions
 from ml_collections import ConfigDict
 from toy_recommenders import apart, batch_of, data, make, run, start
 
-from jaxrec import evaluators, experiment, sharding, train
+from jaxrec import experiment, recommender_evaluators, sharding, train
 from jaxrec.methods import ce, prl
 
 
@@ -89,7 +89,9 @@ def test_a_higher_prompt_sells_more_to_simulated_users(tmp_path):
     for mu in (0.5, 2.0):
         hparams = ConfigDict(config.train.prl.to_dict() | dict(steps=1, prompt_mu=mu))
         method = prl.make(hparams, stage.dataset.info)
-        found[mu] = evaluators.users(config, method, stage.dataset)(state, None)
+        found[mu] = recommender_evaluators.users(config, method, stage.dataset)(
+            state, None
+        )
     low, high = found[0.5], found[2.0]
     error = np.hypot(low["users/reward_std"], high["users/reward_std"]) / 1_000**0.5
     assert high["users/reward"] > low["users/reward"] + 2 * error

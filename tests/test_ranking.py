@@ -7,7 +7,7 @@ import numpy as np
 import toy_sessions
 from ml_collections import ConfigDict
 
-from jaxrec import evaluators, experiment
+from jaxrec import evaluators, experiment, recommender_evaluators
 from jaxrec.types import Method
 
 
@@ -28,7 +28,7 @@ def test_ranking_equals_a_loop_over_events():
         dataset.info["mask_seen"] = mask_seen
         config = ConfigDict(dict(eval=dict(batch_size=16)))
         method = Method(None, None, scores=popular)
-        evaluate = evaluators.ranking(
+        evaluate = recommender_evaluators.ranking(
             config, method, dataset._replace(drawn={"valid": rows})
         )
         found = evaluate(None, None)
