@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from jaxrec import evaluators, hosts, logs, report, seeds, sharding, train
+from jaxrec import evaluators, hosts, logs, profiling, report, seeds, sharding, train
 from jaxrec import workdir as workdir_lib
 from jaxrec.data import cache
 from jaxrec.data.sources import SOURCES
@@ -148,6 +148,8 @@ def build(
         rules=tuple((pattern, tuple(axes)) for pattern, axes in config.rules),
         device_data_limit=config.device_data_limit,
         headline=config.headline,
+        # Runs of before there were traces have no field.
+        profile_steps=config.get("profile", profiling.HPARAMS)["steps"],
     )
 
 

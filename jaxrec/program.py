@@ -25,6 +25,7 @@ class Stage(NamedTuple):
     rules: tuple[sharding.Rule, ...] = ()
     device_data_limit: int = 1 << 30  # bytes; larger sets are streamed from the host
     headline: str = ""
+    profile_steps: int = 0  # see `profiling`
 
 
 def streams(stage: Stage) -> tuple[jax.Array, jax.Array, jax.Array]:

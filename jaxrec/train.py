@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrec import checkpoint, hosts, logs, seeds, sharding
+from jaxrec import checkpoint, hosts, logs, profiling, seeds, sharding
 from jaxrec import program as program_lib
 from jaxrec.data import loader
 from jaxrec.errors import Interrupted, UserError
@@ -104,7 +104,10 @@ def train(
     say_data(stage, streamed)
     folder.mkdir(parents=True, exist_ok=True)
     asked_to_stop = hosts.agreed(asked_to_stop, stage.mesh)
-    with checkpoint.opened(folder / "checkpoints") as saved:
+    with (
+        checkpoint.opened(folder / "checkpoints") as saved,
+        profiling.tracer(stage.profile_steps, folder / "profile") as trace,
+    ):
         start = latest_step(saved) or 0
         if start:
             abstract = abstract_state(stage, earlier)
@@ -127,6 +130,7 @@ def train(
         shown, waiting, saving, paused = "", None, None, 0.0
         begun, step = time.monotonic(), start
         while step < config.steps:
+            trace(step, state)
             size = program_lib.call_size(config, step)
             if size not in programs:
                 pause = time.monotonic()

@@ -23,6 +23,7 @@ from jaxrec.runs import flat
 FREE_FIELDS = ("data.data_dir", "device_data_limit", "headline")
 # Change the order of sums alone: a checkpoint is restored on any mesh.
 FREE_FIELDS += ("mesh.data", "mesh.model", "rules")
+FREE_FIELDS += ("profile.steps",)
 # Slurm's way to tell of the end of a job's time is SIGUSR1.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 SHOWN = 3  # differences between two configs that are told
