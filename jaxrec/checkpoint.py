@@ -11,8 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from jaxrec import sharding
 from jaxrec.errors import Interrupted, UserError
 from jaxrec.types import TrainState
 
@@ -91,3 +93,31 @@ def restore(
                 f"config needs {want.dtype}{list(want.shape)}: use another --workdir"
             )
     return state, facts.get("pending", {})
+
+
+def parameters(path: Path) -> dict[str, np.ndarray]:
+    """The parameters of the newest checkpoint in `path`, by their paths in `params`.
+
+    Raises UserError where there is none that can be read.
+    """
+    steps = [int(x.name) for x in path.glob("[0-9]*") if x.name.isdigit()]
+    if not steps:
+        raise UserError(
+            f"{path} has no checkpoint: name the folder of a stage of a run"
+        )
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    try:
+        newest = path.absolute() / str(max(steps))
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
+            {"params": ocp.metadata(newest).metadata["params"]},
+        )
+        partial = ocp.options.PyTreeOptions.Loading(partial_load=True)
+        options = ocp.options.PyTreeOptions(loading=partial)
+        with ocp.Context(pytree_options=options):
+            found = ocp.load(newest, shapes)["params"]
+    except Exception as error:  # as in `restore`
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        raise UserError(f"checkpoint {newest} cannot be read ({cause})") from error
+    leaves = jax.tree_util.tree_leaves_with_path(found)
+    return {sharding.path_name(at): np.asarray(leaf) for at, leaf in leaves}

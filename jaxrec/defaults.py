@@ -139,6 +139,7 @@ def stage(
         evals=(),  # names in jaxrec.evaluators.EVALS
         uses=(),  # earlier stages whose states the method needs
         mix=dict(stage="", fraction=0.0),  # rows of an earlier stage's artefact
+        warm_start=dict(path="", pattern=""),  # parameters of another run: jaxrec.warm
         data=dict(view),
     )
     unknown = set(fields) - set(section)

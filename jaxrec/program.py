@@ -26,6 +26,8 @@ class Stage(NamedTuple):
     device_data_limit: int = 1 << 30  # bytes; larger sets are streamed from the host
     headline: str = ""
     profile_steps: int = 0  # see `profiling`
+    # From a fresh state to the one of step 0; None = the same.
+    begin: Callable[[TrainState], TrainState] | None = None
 
 
 def streams(stage: Stage) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -1,6 +1,7 @@
 """The config of a run, checked whole before anything is read or trained."""
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -44,6 +45,10 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
             if needed not in before:
                 raise UserError(f"stage {name} needs stage {needed!r} before it")
         check_mix(name, section.mix)
+        check_pattern(
+            f"{name}.warm_start.pattern",
+            section.get("warm_start", {}).get("pattern", ""),
+        )
         for field in ("steps", "batch_size", "log_every", "steps_per_call"):
             at_least(1, f"{name}.{field}", section[field])
         for field in ("eval_every", "checkpoint_every"):  # 0 = only at the end
@@ -91,6 +96,14 @@ def check_mix(name: str, mix: Any) -> None:
             f"{name}.mix.fraction is {mix.fraction} of no stage: set {name}.mix.stage, "
             "or the fraction to 0"
         )
+
+
+def check_pattern(field: str, value: str) -> None:
+    """Raises UserError for what is no regular expression."""
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise UserError(f"{field} is {value!r}: no pattern ({error})") from error
 
 
 def sizes(hparams: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

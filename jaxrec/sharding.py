@@ -139,6 +139,13 @@ def put(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(one, tree)
 
 
+def put_like(array: np.ndarray, leaf: jax.Array) -> jax.Array:
+    """An array that every process has as a whole, placed as `leaf` is."""
+    return jax.make_array_from_callback(
+        leaf.shape, leaf.sharding, lambda index: array[index]
+    )
+
+
 def own_rows(mesh: Mesh, batch_size: int) -> np.ndarray | None:
     """The rows of a batch that this process's devices hold, None = all of them.
 

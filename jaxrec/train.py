@@ -45,7 +45,8 @@ def initial_state(stage: Stage, earlier: dict[str, TrainState]) -> TrainState:
         stage.dataset, stage.config.batch_size, np.uint32(stage.seed), 0
     )
     placed = jax.tree.map(lambda x: x.sharding, abstract_state(stage, earlier))
-    return jax.jit(init, out_shardings=placed)(streams(stage)[0], batch, earlier)
+    state = jax.jit(init, out_shardings=placed)(streams(stage)[0], batch, earlier)
+    return state if stage.begin is None else stage.begin(state)
 
 
 def restore(stage: Stage, folder: Path, earlier: dict[str, TrainState]) -> TrainState:

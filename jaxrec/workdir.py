@@ -46,7 +46,9 @@ def settle_config(workdir: Path, config: FrozenConfigDict) -> None:
     different = [
         field
         for field in sorted(ours.keys() | theirs.keys(), key=importance(ours, theirs))
-        if ours.get(field) != theirs.get(field) and field not in FREE_FIELDS
+        # A field that was added since, and is not used, makes no other run.
+        if (ours.get(field) or None) != (theirs.get(field) or None)
+        and field not in FREE_FIELDS
     ]
     if different:
         both = [field for field in different if field in ours and field in theirs]

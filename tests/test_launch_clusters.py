@@ -6,6 +6,7 @@ gcloud are those of `fake_cluster`, which run them here.
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -71,7 +72,9 @@ def test_a_preempted_slice_is_created_anew(whole, tmp_path):
     fake = tmp_path / "bin"
     fake.mkdir()
     folder = tmp_path / "run"
-    link = f"mkdir -p venv/bin && ln -sf '{sys.executable}' venv/bin/python"
+    words = shlex.quote(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    link = f"mkdir -p venv/bin && printf %s {words} >venv/bin/python"
+    link += " && chmod +x venv/bin/python"
     flags = ("slice", "--zone=z", "--type=t", "--wait=1", f"--install={link}")
     process = start(fake, "tpu.sh", *flags, "--delete", folder=folder)
     wait_for(checkpoint(folder, 60), process)
