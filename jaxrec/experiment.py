@@ -60,7 +60,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         if (summary := hosts.lead(begin)) is not None:
             logs.say(f"{workdir} is finished: nothing to train")
             return summary
-        stages, evals = hosts.together(lambda: prepare(config, workdir))
+        stages, evals = hosts.lead_first(lambda: prepare(config, workdir))
         check_same_data(stages)
         states: dict[str, TrainState | None] = {}
         parts: dict[str, Any] = {}

@@ -211,6 +211,15 @@ def together(action: Callable[[], Any]) -> Any:
     return found
 
 
+def lead_first(action: Callable[[], Any]) -> Any:
+    """`together`, but the others wait for the leader, and find what it has cached."""
+    if not many():
+        return action()
+    first = together(action if is_lead() else lambda: None)
+    rest = together((lambda: None) if is_lead() else action)
+    return first if is_lead() else rest
+
+
 def check_equal(what: str, number: int, remedy: str) -> None:
     """Raises UserError, in all processes, unless they all have the same uint32."""
     if not many():
