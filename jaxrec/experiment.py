@@ -160,22 +160,8 @@ def build(
         headline=config.headline,
         # Runs of before there were traces have no field.
         profile_steps=config.get("profile", profiling.HPARAMS)["steps"],
-        begin=warm_start(name, section.get("warm_start")),
+        begin=warm.beginning(name, section.get("warm_start")),
     )
-
-
-def warm_start(
-    name: str, chosen: ConfigDict | None
-) -> Callable[[TrainState], TrainState] | None:
-    """What takes parameters of another run into a fresh state, see `jaxrec.warm`."""
-    if not (chosen and chosen.path):
-        return None
-
-    def begin(state: TrainState) -> TrainState:
-        logs.say(f"{name}: parameters of {chosen.path}")
-        return warm.start(state, warm.parameters(chosen.path), chosen.pattern)
-
-    return begin
 
 
 def run_stage(

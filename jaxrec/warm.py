@@ -8,16 +8,30 @@ the rest of the state are fresh.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxrec import checkpoint, sharding
+from jaxrec import checkpoint, logs, sharding
 from jaxrec.errors import UserError
 from jaxrec.types import TrainState
+
+
+def beginning(
+    name: str, chosen: Mapping[str, str] | None
+) -> Callable[[TrainState], TrainState] | None:
+    """What makes of the fresh state of stage `name` the warm one; None = nothing."""
+    if not (chosen and chosen["path"]):
+        return None
+
+    def begin(state: TrainState) -> TrainState:
+        logs.say(f"{name}: parameters of {chosen['path']}")
+        return start(state, parameters(chosen["path"]), chosen["pattern"])
+
+    return begin
 
 
 def parameters(path: str) -> dict[str, np.ndarray]:

@@ -4,10 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from test_train import RULES, make_stage
 
-from jaxrec import checkpoint, experiment, train, warm
+from jaxrec import checkpoint, train, warm
 from jaxrec.types import TrainState, UserError
 
 
@@ -27,7 +26,7 @@ def test_the_newest_parameters_are_taken_and_the_rest_is_fresh(tmp_path, mesh, r
     saved_at(tmp_path / "b", 2.0)
     for num_seeds, path, expected in ((1, "a", 1.0), (2, "a,b", 1.5)):
         path = ",".join(str(tmp_path / part) for part in path.split(","))
-        begin = experiment.warm_start("train", ConfigDict(dict(path=path, pattern="")))
+        begin = warm.beginning("train", dict(path=path, pattern=""))
         stage = make_stage(mesh=mesh, rules=rules, num_seeds=num_seeds)
         fresh = train.initial_state(stage, {})
         state = train.initial_state(stage._replace(begin=begin), {})
