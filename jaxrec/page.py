@@ -223,9 +223,25 @@ def configuration(
 
 
 def fields(config: Mapping[str, Any]) -> dict[str, str]:
-    """Of an experiment: without the seeds and the folders of single runs."""
+    """Of an experiment: without the seeds and the folders of single runs.
+
+    The section of a stage's method is called METHOD, so that those of two methods can
+    be compared.
+    """
     drop = ("seed", "num_seeds", "workdir")
-    return {k: json.dumps(v) for k, v in config.items() if k not in drop}
+    sections = {
+        f"{name.removesuffix('method')}{value}.": name.removesuffix("method")
+        for name, value in config.items()
+        if name.endswith(".method")
+    }
+    found = {}
+    for name, value in config.items():
+        for section, stage in sections.items():
+            if name.startswith(section):
+                name = f"{stage}METHOD.{name.removeprefix(section)}"
+        if name not in drop:
+            found[name] = json.dumps(value)
+    return found
 
 
 def of_run(run: Run) -> dict[str, Any]:

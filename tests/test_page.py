@@ -81,6 +81,15 @@ def test_the_spread_over_sessions(tmp_path):
     assert "3 sessions" in text and "in 33% of them; median 0.500" in text
 
 
+def test_methods_are_compared_field_by_field():
+    one = {"train.method": "ce", "train.ce.lr": 1, "train.ce.tied": True, "seed": 3}
+    other = {"train.method": "sqn", "train.sqn.lr": 1, "train.sqn.gamma": 0.5}
+    one, other = page.fields(one), page.fields(other)
+    assert one["train.METHOD.lr"] == other["train.METHOD.lr"] == "1"
+    assert one["train.METHOD.tied"] == "true" and other["train.METHOD.gamma"] == "0.5"
+    assert "seed" not in one and one["train.method"] == '"ce"'
+
+
 def test_names_of_files():
     assert page.slug("ce data.name=a/b (x)") == "ce_data.name=a_b_x"
     assert page.slug("//") == "experiment"
