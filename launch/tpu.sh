@@ -103,9 +103,11 @@ remove() {
 
 # ready: waits until the slice is; sets `fresh` where it has not our code yet.
 ready() {
+    local found
     fresh='' asked=''
     while true; do
-        case $(state) in
+        found=$(state)
+        case $found in
         READY) return ;;
         PREEMPTED | TERMINATED | STOPPED | SUSPENDED | FAILED)
             say "$name was taken away: creating it anew"
@@ -120,6 +122,7 @@ ready() {
             fi
             ;;
         esac
+        say "waiting for $name (${found:-not there yet})"
         sleep "$wait"
     done
 }
@@ -141,9 +144,10 @@ start() {
     on all "$setup && rm -f status run.log && { setsid nohup bash -c $(quoted "$words") </dev/null >/dev/null 2>&1 & echo \$! >pid; }"
 }
 
-# follow LINES: the log from there on; the status of the run, 255 where it is cut off.
+# follow LINES: the log from there on; the status of the run, 255 where it is cut off,
+# TEMPORARY where the run is gone without one, as after a reboot.
 follow() {
-    on 0 "tail -n $1 -f --pid=\$(cat pid) run.log; sleep 1; exit \$(cat status || echo 1)"
+    on 0 "tail -n $1 -f --pid=\$(cat pid) run.log; sleep 1; exit \$(cat status || echo $TEMPORARY)"
 }
 
 if [[ -n $stop ]]; then
@@ -175,8 +179,7 @@ for ((attempt = 0; ; )); do
     lines=0
     if ((status == 255)); then # the connection, or the machine
         sleep "$wait"
-        ready_before=$(state)
-        [[ $ready_before == READY ]] && continue
+        if [[ $(state) == READY ]]; then continue; fi
         ready
         copy
     elif worth_retrying "$status" && ((attempt < retries)); then

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -56,6 +57,10 @@ def test_a_signal_to_one_process_or_all_saves_one_step(whole, tmp_path):
     _, error = process.communicate(timeout=600)
     assert process.returncode == 143, error
     assert "saved at step" in error and "Traceback" not in error
+    # One process with one device goes on from the checkpoint of two.
+    shutil.copytree(folder, tmp_path / "moved")
+    finish(launch(tmp_path / "moved", processes=1, cpu=1))
+    assert_close(outcome(tmp_path / "moved"), outcome(whole))
     process = launch(folder, STREAMED)
     wait_for(lambda: steps(100), process)
     process.terminate()  # the script tells both
