@@ -93,7 +93,7 @@ def test_a_checkpoint_before_or_after_t_goes_on_bit_for_bit(tmp_path):
                 lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
                 states[0],
             )
-            state, _ = checkpoint.restore(folder, abstract)
+            state, _ = checkpoint.restore(folder, step, abstract)
         assert int(state.step) == step
         again = run(method, state, 6 - step, step)[0][-1]
         jax.tree.map(np.testing.assert_array_equal, again, states[-1])

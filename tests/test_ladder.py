@@ -1,9 +1,8 @@
 """What every method must pass, found through the configs: nothing to add for a new one.
 
 Each name in METHODS is taken from the plainest config with a stage that runs it, small,
-on the toy system, on a few simulated users or in the toy game for teams. Of the
-recommenders and of the learners of teams, which share most of their code, a few stand
-for all in the quick run; the slow one has them all.
+on the toy system, on a few simulated users or in the toy game for teams. A few of each
+family stand for all in the quick run; the slow one has them all.
 """
 
 import functools
@@ -29,18 +28,16 @@ CONFIGS = sorted(
 )
 
 
-RECOMMENDERS = list(METHODS)[list(METHODS).index("ce") :]
-TEAMS = {"indep_q", "ippo", "mappo", "qmix", "qplex", "vdn", "team_scripted", "sidiff"}
-QUICK = {"sqn", "sa2c", "smorl", "vsknn", "baselines", "qmix", "mappo"}
+QUICK_METHODS = ("bc", "td3bc", "iql", "world_transformer", "sqn", "sa2c", "vsknn")
+QUICK_METHODS += ("qmix", "mappo")
+QUICK_CONFIGS = ("otto", "td3bc", "iql", "sqn", "mappo")
 
 
-def named(names):
+def named(names, quick):
     """Parameters; those that others stand for are slow."""
+    assert set(quick) <= set(names)
     return [
-        pytest.param(
-            name,
-            marks=pytest.mark.slow if name in {*RECOMMENDERS, *TEAMS} - QUICK else (),
-        )
+        pytest.param(name, marks=() if name in quick else pytest.mark.slow)
         for name in names
     ]
 
@@ -117,7 +114,7 @@ def test_every_method_has_a_config():
         assert stages_of(method)
 
 
-@pytest.mark.parametrize("method", named(METHODS))
+@pytest.mark.parametrize("method", named(METHODS, QUICK_METHODS))
 def test_steps_are_finite_and_one_batch_is_learnt(method):
     stage, earlier = build(method)
     state = train.initial_state(stage, earlier)
@@ -147,7 +144,7 @@ def test_steps_are_finite_and_one_batch_is_learnt(method):
     assert np.mean(moved) > 0.5
 
 
-@pytest.mark.parametrize("method", named(METHODS))
+@pytest.mark.parametrize("method", named(METHODS, QUICK_METHODS))
 def test_resume_is_exact(tmp_path, method):
     stage, earlier = build(method)
     whole = run(stage, earlier, tmp_path / "whole", 20)
@@ -181,7 +178,7 @@ def test_seeds_in_one_program_equal_separate_runs(tmp_path, method):
         chex.assert_trees_all_close(one.params, picked.params, rtol=2e-2, atol=2e-4)
 
 
-@pytest.mark.parametrize("name", named(CONFIGS))
+@pytest.mark.parametrize("name", named(CONFIGS, QUICK_CONFIGS))
 def test_smoke_form_of_every_config(tmp_path, name):
     config = smoke(name)
     config.data.data_dir = data_dir()
