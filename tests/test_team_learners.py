@@ -205,8 +205,10 @@ def test_seeds_in_one_program_are_the_runs_alone(tmp_path, method):
 @pytest.mark.parametrize("method", ["indep_q", "vdn", "qmix", "qplex", "mappo", "ippo"])
 def test_the_toy_game_is_learnt(tmp_path, method):
     """Random play wins 0.70 of the games (exact); the learners nearly all."""
-    fields = dict(num_envs=16, width=32, optim=dict(lr=5e-3))
-    fields |= dict(replay=512) if "ppo" not in method else {}
+    fields = dict(num_envs=16, width=32, optim=dict(lr=2e-3))
+    if "ppo" not in method:
+        # A late win is worth gamma less a step: at 0.99 that is all in the noise.
+        fields |= dict(replay=512, gamma=0.8)
     stage = build(method, 150, game="two_on_9", **fields)
     state, _ = train.train(stage, tmp_path / "run", {}, {}, lambda: 0)
     make, game = METHODS[method], envs.make("meeting", "two_on_9")
