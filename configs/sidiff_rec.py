@@ -5,7 +5,7 @@ r"""SIDIFF for recommenders: infer a user's profile from a short session, then r
     python -m jaxrec.main --config=configs/sidiff_rec.py:none,diffusion,oracle \
         --config.data.source=shared --config.data.name=ml-1m --config.data.seq_len=200
 
-Stage `profile` learns p(profile | last L events) (task A, `valid/L3/recall@20` of the
+Stage `inference` learns p(profile | last L events) (task A, `valid/L3/recall@20` of the
 withheld items), the ranker the next item from session and inferred profile (task B,
 `valid/L3/ndcg@10`), each for L = 1, 3, 5, 10. With names after the colon every one is
 a ranker of its own, at equal updates: `none` (session only), `regressor`, `vae`,
@@ -37,7 +37,7 @@ def infer(kind: str = "diffusion", **fields) -> dict:
     return defaults.recommender_stage("profile", hparams, **settings | fields)
 
 
-def rank(stage: str = "profile", inference: str = "inferred", **changes) -> dict:
+def rank(stage: str = "inference", inference: str = "inferred", **changes) -> dict:
     """The stage that ranks the next item, `stage` imagining profiles."""
     hparams = sidiff_rec.HPARAMS | dict(stage=stage, inference=inference) | changes
     return defaults.recommender_stage(
@@ -53,7 +53,7 @@ def rank(stage: str = "profile", inference: str = "inferred", **changes) -> dict
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: "", "smoke", "all" or names of ARMS with commas between."""
     if arg in ("", "smoke"):
-        stages = dict(profile=infer(), ranker=rank())
+        stages = dict(inference=infer(), ranker=rank())
         return finished(defaults.recommender_run("sidiff_rec", stages, arg))
     arms = ARMS if arg == "all" else tuple(arg.split(","))
     for arm in arms:
@@ -62,15 +62,15 @@ def get_config(arg: str = "") -> ConfigDict:
     kinds = [k for k in INFERRED if k in {arm.removesuffix("1") for arm in arms}]
     if not kinds and set(arms) != {"none"}:
         kinds = ["regressor"]  # the controls take their codec from a stage
-    stages = {f"profile_{kind}": infer(kind) for kind in kinds}
+    stages = {f"inference_{kind}": infer(kind) for kind in kinds}
     for arm in arms:
         if arm == "none":
             stages[arm] = rank("", "none")
         elif arm in ("oracle", "placebo"):
-            stages[arm] = rank(f"profile_{kinds[0]}", arm)
+            stages[arm] = rank(f"inference_{kinds[0]}", arm)
         else:
             few = dict(sampler_steps=1) if arm == "diffusion1" else {}
-            stages[arm] = rank(f"profile_{arm.removesuffix('1')}", **few)
+            stages[arm] = rank(f"inference_{arm.removesuffix('1')}", **few)
     return finished(defaults.recommender_run("sidiff_rec", stages, ""))
 
 

@@ -39,10 +39,10 @@ def stage_of(data, **changes):
 
 
 def ranker(data, before, **changes):
-    """The method sidiff_rec after a stage `profile` of those settings."""
+    """The method sidiff_rec after a stage `inference` of those settings."""
     section = ConfigDict(dict(method="profile"))
     section.profile = ConfigDict(before.to_dict())
-    info = data.info | dict(stages=dict(profile=(FrozenConfigDict(section), None)))
+    info = data.info | dict(stages=dict(inference=(FrozenConfigDict(section), None)))
     return sidiff_rec.make(settings(sidiff_rec, size=16, **changes), info)
 
 
@@ -77,7 +77,7 @@ def scores_of(inference, steps=2):
     """(method, state) after so many updates on the toy data."""
     data, config, before = toy()
     method = ranker(data, config, inference=inference)
-    earlier = {} if inference == "none" else dict(profile=before)
+    earlier = {} if inference == "none" else dict(inference=before)
     return method, train(method, data, steps, earlier)
 
 

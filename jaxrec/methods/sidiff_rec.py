@@ -37,7 +37,7 @@ from jaxrec.types import Array, Batch, Method, TrainState, UserError
 SOURCES = ("inferred", "none", "oracle", "placebo")
 HPARAMS = dict(
     inference="inferred",  # see SOURCES
-    stage="profile",  # the earlier stage that infers
+    stage="inference",  # the earlier stage that infers
     observe=(1, 3, 5, 10),  # L, as of that stage
     samples=1,  # M, imagined profiles that are attended to
     sampler_steps=0,  # K of a diffusion stage; 0 = as the stage says
