@@ -1,5 +1,7 @@
 """Errors that end a run with one line; no JAX is imported here."""
 
+import sys
+
 
 class UserError(ValueError):
     """The user's input, data or environment is at fault.
@@ -25,3 +27,9 @@ class PeerLost(Exception):
 
     `main` prints the line and exits with status 75, "temporary failure".
     """
+
+
+def fail(message: object) -> int:
+    """Tell of a fault of the user's input in one line; returns the exit status."""
+    print(f"jaxrec: error: {' '.join(str(message).split())}", file=sys.stderr)
+    return 2

@@ -17,7 +17,6 @@ asks it. Weights are arguments, so that a newer run of the same config can take 
 place; only those that the program reads are kept, no optimiser and no second copy.
 """
 
-import argparse
 import importlib.util
 import json
 import shutil
@@ -31,8 +30,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from jaxrec import finished, logs, recommend, serve, sharding, workdir
-from jaxrec.errors import UserError
+from jaxrec import finished, logs, recommend, sharding, workdir
+from jaxrec.errors import UserError, fail
 from jaxrec.types import Method, TrainState
 
 VERSION = 1  # of the folder's layout
@@ -263,23 +262,19 @@ def load(folder: str | Path) -> recommend.Recommender:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Export; returns the exit status: 0, or 2 for a fault of the input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxrec.export", description="A run as StableHLO with weights."
+    flags = finished.parser(
+        "jaxrec.export", "A run as StableHLO with weights.", "folder of a finished run"
     )
-    parser.add_argument("--run", required=True, help="folder of a finished run")
-    parser.add_argument("--out", required=True, help="folder to write")
-    parser.add_argument("--stage", default="", help="of the run; default: its last")
-    parser.add_argument("--seed_number", type=int, default=0, help="of its num_seeds")
-    parser.add_argument(
+    flags.add_argument("--out", required=True, help="folder to write")
+    flags.add_argument(
         "--platforms", default="", help="comma-separated; default: this process's"
     )
-    given = parser.parse_args(argv)
+    given = flags.parse_args(argv)
     platforms = [name for name in given.platforms.split(",") if name]
     try:
         facts = write(given.run, given.out, given.stage, given.seed_number, platforms)
     except UserError as error:
-        serve.say(f"error: {' '.join(str(error).split())}")
-        return 2
+        return fail(error)
     told = dict(kind=facts["kind"], arguments=facts["arguments"])
     print(f"{given.out}: {json.dumps(told)} -> {', '.join(facts['results'])}")
     print(

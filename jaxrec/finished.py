@@ -1,5 +1,6 @@
 """A finished stage of a run, read again to be used: served, asked or exported."""
 
+import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,15 @@ from jaxrec import workdir as workdir_lib
 from jaxrec.errors import UserError
 from jaxrec.program import Stage
 from jaxrec.types import Method, TrainState
+
+
+def parser(prog: str, description: str, run: str) -> argparse.ArgumentParser:
+    """One with the flags that name a finished stage; `run` says what --run may be."""
+    flags = argparse.ArgumentParser(prog=f"python -m {prog}", description=description)
+    flags.add_argument("--run", required=True, help=run)
+    flags.add_argument("--stage", default="", help="of the run; default: its last")
+    flags.add_argument("--seed_number", type=int, default=0, help="of its num_seeds")
+    return flags
 
 
 def find(

@@ -20,7 +20,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jaxrec.errors import Interrupted, PeerLost, UserError
+from jaxrec.errors import Interrupted, PeerLost, UserError, fail
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Path of a config file, with an argument after a colon."
@@ -91,12 +91,6 @@ def main(argv: list[str]) -> int:
     print(report.final_table(summary))
     print(f"\n{workdir}/summary.json")
     return 0
-
-
-def fail(message: str) -> int:
-    """One line, and the status for faults of the user's input."""
-    print(f"jaxrec: error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
 
 
 def parse(argv: list[str]) -> list[str]:

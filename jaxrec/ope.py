@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrec import statistics
-from jaxrec.errors import UserError
+from jaxrec.errors import UserError, fail
 
 CLIP = 10.0  # ours
 SWITCH = 10.0  # ours; the paper chooses it on the data
@@ -209,14 +209,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         logs = {n: load(args.data / n / "all.csv") for n in {args.log, args.policy}}
     except UserError as error:
-        print(f"jaxrec: error: {error}", file=sys.stderr)
-        return 2
+        return fail(error)
     size = max(log.item.max() for log in logs.values()) + 1
     log, own = logs[args.log], logs[args.policy]
     policy = uniform(own, size) if args.policy == "random" else shares(own, size)
     if len(policy) <= log.position.max():
-        print("jaxrec: error: the logs differ in positions", file=sys.stderr)
-        return 2
+        return fail("the logs differ in positions")
     found = evaluate(log, policy, clip=args.clip, switch=args.switch)
     found["on_policy"] = Estimate(*statistics.bootstrap_mean(own.reward))
     reach = support(weights(policy, log))

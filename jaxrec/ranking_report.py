@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec import logs, report, runs, statistics
-from jaxrec.errors import UserError
+from jaxrec.errors import UserError, fail
 from jaxrec.plots import write
 
 KINDS = ("purchase", "click")
@@ -124,8 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write(Path(flags.out) / "ranking.md", text.encode())
         write(Path(flags.out) / "ranking.csv", report.to_csv(rows).encode())
     except UserError as error:
-        print(f"jaxrec: error: {error}", file=sys.stderr)
-        return 2
+        return fail(error)
     logs.say(f"written to {flags.out}")
     print(text, end="")
     return 0

@@ -18,9 +18,7 @@ carry a state take in event by event, however many, with `jaxrec.serve`. In Pyth
 
 import argparse
 import functools
-import json
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -29,9 +27,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import finished, serve, serving
+from jaxrec import finished, logs, serving, stream
 from jaxrec.envs import online
-from jaxrec.errors import UserError
+from jaxrec.errors import UserError, fail
 from jaxrec.types import Array
 
 LARGEST = 256  # histories of one call
@@ -178,10 +176,7 @@ def history_of(model: Recommender, text: str) -> list[Any]:
 
 def question(line: str, k: int) -> tuple[dict[str, Any], list[Any], int]:
     """(what to echo, history, k) of a line. Raises UserError for what is none."""
-    try:
-        found = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"no JSON ({error}): give one object a line") from error
+    found = stream.load_line(line)
     if not isinstance(found, dict) or not isinstance(found.get("history"), list):
         raise UserError('no question: give {"history": [12, 7, 99]}')
     k = found.get("k", k)
@@ -195,29 +190,15 @@ def answer(
     model: Recommender, lines: Iterable[str], out: TextIO, k: int, mask: bool | None
 ) -> tuple[list[float], int]:
     """Answer every line -> (seconds of each, lines refused)."""
-    seconds, refused = [], 0
-    for line in lines:
-        if not line.strip():
-            continue
-        begun = time.perf_counter()
-        try:
-            echo, history, count = question(line, k)
-            found = top(model, [history], count, mask)[0]
-        except UserError as error:
-            refused += 1
-            user = serve.user_of(line)
-            reply = ({} if user is None else dict(user=user)) | dict(error=str(error))
-        else:
-            seconds.append(time.perf_counter() - begun)
-            reply = echo | dict(items=[one.id for one in found])
-            reply["scores"] = [round(one.score, 6) for one in found]
-            if model.titles:
-                reply["titles"] = [one.title for one in found]
-        try:
-            print(json.dumps(reply), file=out, flush=True)
-        except BrokenPipeError:  # nobody listens any more
-            break
-    return seconds, refused
+
+    def reply(line: str) -> dict[str, Any]:
+        echo, history, count = question(line, k)
+        found = top(model, [history], count, mask)[0]
+        scores = [round(one.score, 6) for one in found]
+        told = echo | dict(items=[one.id for one in found], scores=scores)
+        return told | (dict(titles=[o.title for o in found]) if model.titles else {})
+
+    return stream.answer(lines, reply, out)
 
 
 def table(model: Recommender, history: Sequence[Any], found: Sequence[Item]) -> str:
@@ -238,20 +219,17 @@ def main(
     out: TextIO | None = None,
 ) -> int:
     """Recommend; returns the exit status: 0, or 2 for a fault of the input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxrec.recommend", description="Top k after a history."
+    flags = finished.parser(
+        "jaxrec.recommend", "Top k after a history.", "a finished run, or an export"
     )
-    parser.add_argument("--run", required=True, help="a finished run, or an export")
-    parser.add_argument("--stage", default="", help="of the run; default: its last")
-    parser.add_argument("--seed_number", type=int, default=0, help="of its num_seeds")
-    parser.add_argument("--history", help="ids, the oldest first: 12,7,99; '' = none")
-    parser.add_argument("--k", type=int, default=10, help="items to recommend")
-    parser.add_argument(
+    flags.add_argument("--k", type=int, default=10, help="items to recommend")
+    flags.add_argument("--history", help="ids, the oldest first: 12,7,99; '' = none")
+    flags.add_argument(
         "--mask_seen",
         action=argparse.BooleanOptionalAction,
         help="leave out items of the history; default: as the data's protocol says",
     )
-    given = parser.parse_args(argv)
+    given = flags.parse_args(argv)
     try:
         model = load(given.run, given.stage, given.seed_number)
         if given.history is not None:
@@ -260,24 +238,15 @@ def main(
             print(table(model, history, found), file=out or sys.stdout)
             return 0
         top(model, [model.ids[1:2]], given.k, given.mask_seen)  # compiled beforehand
-        lines = serve.until_stopped(sys.stdin if lines is None else lines)
+        lines = stream.until_stopped(sys.stdin if lines is None else lines)
         seconds, refused = answer(
             model, lines, out or sys.stdout, given.k, given.mask_seen
         )
-        serve.say(told(seconds, refused))
+        what = f"{len(seconds)} histories"
+        logs.say(stream.told(what, seconds, refused, "a history"))
     except UserError as error:
-        serve.say(f"error: {' '.join(str(error).split())}")
-        return 2
+        return fail(error)
     return 2 if refused else 0
-
-
-def told(seconds: Sequence[float], refused: int) -> str:
-    """One line on what was answered and how fast."""
-    text = f"{len(seconds)} histories, {refused} refused"
-    if seconds:
-        p50, p99 = 1e3 * np.percentile(seconds, [50, 99])
-        text += f"; p50 {p50:.3f} ms, p99 {p99:.3f} ms a history"
-    return text
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxrec import page
-from jaxrec.errors import UserError
+from jaxrec.errors import UserError, fail
 from jaxrec.plots import file_name, plot_metric, plot_run, write
 from jaxrec.runs import (
     HEADLINE,
@@ -231,11 +231,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             end="",
         )
     except UserError as error:
-        print(f"jaxrec: error: {error}", file=sys.stderr)
-        return 2
+        return fail(error)
     except OSError as error:
-        print(f"jaxrec: error: {error}; choose another --out", file=sys.stderr)
-        return 2
+        return fail(f"{error}; choose another --out")
     return 0
 
 

@@ -12,12 +12,8 @@ nothing, and makes the exit status 2. `--states`: read at the start if it is the
 written at the end, also after an interrupt. Latencies go to the standard error stream.
 """
 
-import argparse
-import json
-import signal
 import sys
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -25,8 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import serving, snapshots
-from jaxrec.errors import Interrupted, UserError
+from jaxrec import finished, logs, serving, snapshots, stream
+from jaxrec.errors import UserError, fail
 from jaxrec.serving import Model, States
 
 FIRST_ROWS = 1_024  # users that the states have room for at the start, then doubled
@@ -87,10 +83,7 @@ def advance(
 
 def event(line: str) -> tuple[str | int, list[Any]]:
     """(user, items) of a line. Raises UserError for what is no event."""
-    try:
-        found = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"no JSON ({error}): give one object a line") from error
+    found = stream.load_line(line)
     if not isinstance(found, dict) or ("item" in found) == ("items" in found):
         raise UserError('no event: give {"user": ..., "item": ...} or "items": [...]')
     user = found.get("user")
@@ -102,65 +95,19 @@ def event(line: str) -> tuple[str | int, list[Any]]:
     return user, items
 
 
-def user_of(line: str) -> Any:
-    """Whom a refused line is about, None if it does not tell."""
-    try:
-        return json.loads(line).get("user")
-    except (ValueError, AttributeError):
-        return None
-
-
 def serve(
     model: Model, served: Served, lines: Iterable[str], out: TextIO, k: int
 ) -> tuple[Served, list[float], int]:
     """Answer every line -> (Served, seconds of each event, events refused)."""
-    seconds, refused = [], 0
-    for line in lines:
-        if not line.strip():
-            continue
-        begun = time.perf_counter()
-        try:
-            user, items = event(line)
-            numbers = serving.numbers_of(model, items)
-        except UserError as error:
-            refused += 1
-            answer = {"user": user_of(line), "error": str(error)}
-        else:
-            served, best = advance(model, served, user, numbers, k)
-            seconds.append(time.perf_counter() - begun)
-            answer = {"user": user, "items": [model.ids[n] for n in best]}
-        try:
-            print(json.dumps(answer), file=out, flush=True)
-        except BrokenPipeError:  # nobody listens any more
-            break
+
+    def reply(line: str) -> dict[str, Any]:
+        nonlocal served
+        user, items = event(line)
+        served, best = advance(model, served, user, serving.numbers_of(model, items), k)
+        return dict(user=user, items=[model.ids[n] for n in best])
+
+    seconds, refused = stream.answer(lines, reply, out)
     return served, seconds, refused
-
-
-def until_stopped(lines: Iterable[str]) -> Iterator[str]:
-    """The lines up to SIGTERM or SIGINT, which wait for the event at hand."""
-    waiting, stopped = False, False
-
-    def note(number: int, frame: Any) -> None:
-        nonlocal stopped
-        stopped = True
-        if waiting:
-            raise Interrupted("stopped", number)
-
-    old = {n: signal.signal(n, note) for n in (signal.SIGTERM, signal.SIGINT)}
-    rest = iter(lines)
-    try:
-        while not stopped:
-            waiting = True
-            line = next(rest, None)
-            waiting = False
-            if line is None:
-                return
-            yield line
-    except Interrupted:
-        return
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 def warmed(model: Model, served: Served, k: int) -> Served:
@@ -170,51 +117,34 @@ def warmed(model: Model, served: Served, k: int) -> Served:
     return served._replace(states=states)
 
 
-def told(seconds: list[float], served: Served, refused: int) -> str:
-    """One line on what was served and how fast."""
-    text = f"{len(seconds)} events of {len(served.rows)} users, {refused} refused"
-    if seconds:
-        p50, p99 = 1e3 * np.percentile(seconds, [50, 99])
-        text += f"; p50 {p50:.3f} ms, p99 {p99:.3f} ms an event"
-    return text
-
-
 def main(
     argv: Sequence[str] | None = None,
     lines: Iterable[str] | None = None,
     out: TextIO | None = None,
 ) -> int:
     """Serve; returns the exit status: 0, or 2 for a fault of the input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxrec.serve", description="Top k from a stream of events."
+    flags = finished.parser(
+        "jaxrec.serve", "Top k from a stream of events.", "folder of a finished run"
     )
-    parser.add_argument("--run", required=True, help="folder of a finished run")
-    parser.add_argument("--stage", default="", help="of the run; default: its last")
-    parser.add_argument("--seed_number", type=int, default=0, help="of its num_seeds")
-    parser.add_argument("--k", type=int, default=10, help="items to recommend")
-    parser.add_argument("--states", default="", help="snapshot to go on from, .npz")
-    given = parser.parse_args(argv)
+    flags.add_argument("--k", type=int, default=10, help="items to recommend")
+    flags.add_argument("--states", default="", help="snapshot to go on from, .npz")
+    given = flags.parse_args(argv)
     try:
         model = serving.load(given.run, given.stage, given.seed_number)
         serving.check_k(model, given.k)
         served = warmed(model, start(model, given.states), given.k)
-        say(f"model {model.version}, {len(served.rows)} users known")
-        lines = until_stopped(sys.stdin if lines is None else lines)
+        logs.say(f"model {model.version}, {len(served.rows)} users known")
+        lines = stream.until_stopped(sys.stdin if lines is None else lines)
         served, seconds, refused = serve(
             model, served, lines, sys.stdout if out is None else out, given.k
         )
-        say(told(seconds, served, refused))
+        what = f"{len(seconds)} events of {len(served.rows)} users"
+        logs.say(stream.told(what, seconds, refused, "an event"))
         if given.states:
             snapshots.save(given.states, served.states, list(served.rows))
     except UserError as error:
-        say(f"error: {' '.join(str(error).split())}")
-        return 2
+        return fail(error)
     return 2 if refused else 0
-
-
-def say(message: str) -> None:
-    """To the standard error stream: the other one is for answers."""
-    print(f"jaxrec: {message}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

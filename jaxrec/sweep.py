@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from jaxrec.errors import UserError
+from jaxrec.errors import UserError, fail
 
 SLURM = Path(__file__).parents[1] / "launch" / "slurm.sh"
 INPUT_FAULT = 2  # exit status of jaxrec.main
@@ -278,10 +278,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return work(argv)
     except UserError as error:
-        print(f"jaxrec: error: {error}", file=sys.stderr)
+        return fail(error)
     except OSError as error:
-        print(f"jaxrec: error: {error}; choose another --out", file=sys.stderr)
-    return INPUT_FAULT
+        return fail(f"{error}; choose another --out")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import optax
 
 from jaxrec.envs import gym
 from jaxrec.envs.policies import act, select, table
-from jaxrec.types import UserError
+from jaxrec.errors import UserError, fail
 
 
 class Td3(NamedTuple):
@@ -250,8 +250,7 @@ def main():
             else:
                 train(config.value, workdir.value)
         except UserError as error:
-            print(f"jaxrec: error: {error}", file=sys.stderr)
-            sys.exit(2)
+            sys.exit(fail(error))
 
     app.run(run)
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxrec.envs import battle_city
 from jaxrec.envs.battle_city import render
 from jaxrec.envs.battle_city.scenarios import SCENARIOS
-from jaxrec.types import UserError
+from jaxrec.errors import UserError, fail
 
 
 def episode(env: battle_city.BattleCity, policy: str, seed: int) -> tuple[list, Any]:
@@ -124,5 +124,4 @@ if __name__ == "__main__":
     try:
         main()
     except UserError as error:
-        print(f"jaxrec: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(fail(error))
