@@ -12,6 +12,7 @@ from toy_recommenders import BATCH, apart, batch_of, data, make, run, start
 from jaxrec.methods import (
     ce,
     copies,
+    dqn_ns,
     lea,
     proxy,
     recommender,
@@ -40,6 +41,19 @@ def test_only_copy_one_ranks():
     assert np.isneginf(scores[:, 0]).all()
     assert np.isneginf(scores[:, toy_sessions.NUM_ITEMS + 1 :]).all()
     assert np.isfinite(scores[:, 1 : toy_sessions.NUM_ITEMS + 1]).all()
+
+
+def test_a_learner_of_values_ranks_by_either_head():
+    """The same parameters, by "q" as the method without a softmax head has it."""
+    event = windows.transition(batch_of())
+    args = event.items, event.length, event.timestep
+    state = start(make(snqn))
+    found = [
+        np.array(toy.compiled(method.scores)(state, *args))
+        for method in (make(snqn), make(snqn, rank_by="q"), make(dqn_ns))
+    ]
+    np.testing.assert_array_equal(found[1], found[2])
+    assert not np.array_equal(found[0], found[1])
 
 
 def grafted(state, base, graft):

@@ -30,6 +30,7 @@ def test_what_cannot_work_is_refused():
         tied=True,
         encoder=dict(name="caser", heights=(2, 3, 4)),
     )
+    one_line("rank_by='p' is unknown", build, sqn, rank_by="p")
     for module in (snqn, sa2c, dqn_ns):
         one_line("negatives=-1: this needs", build, module, negatives=-1)
         one_line("have no item beside", build, module, info=lone)

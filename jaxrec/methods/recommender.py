@@ -36,6 +36,8 @@ VALUE_HPARAMS = dict(
     td_scale=0.5,  # code (trfl); the papers write the square alone
     target_dropout=True,  # dropout in target and selector passes, code
 )
+# Settings of those with a softmax head beside the values.
+RANKING_HPARAMS = dict(rank_by="logits")  # papers; "q": by the values, ours
 # Settings of those that learn from items not taken.
 NEGATIVE_HPARAMS = dict(
     negatives=10,  # paper
@@ -182,7 +184,12 @@ def best_item(
 def make_scores(
     network: networks.Recommender, info: dict[str, Any], head: str = "logits"
 ) -> Callable[..., Array]:
-    """Method.scores by a head of the network, from `state.params`."""
+    """Method.scores by a head of the network, from `state.params`: "logits" or "q".
+
+    Raises UserError for another head.
+    """
+    if head not in ("logits", "q"):
+        raise UserError(f"rank_by={head!r} is unknown: use logits or q")
 
     def scores(
         state: TrainState, items: Array, length: Array, timestep: Array

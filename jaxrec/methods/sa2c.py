@@ -21,6 +21,7 @@ from jaxrec.types import Array, Batch, Method, TrainState
 HPARAMS = dict(
     **recommender.HPARAMS,
     **recommender.VALUE_HPARAMS,
+    **recommender.RANKING_HPARAMS,
     **recommender.NEGATIVE_HPARAMS,
     switch=15_000,  # T in updates, code
     optim_after=optim.spec_after(lr=1e-3),  # lr_2, paper
@@ -95,6 +96,6 @@ def make(config: Any, info: dict[str, Any]) -> Method:
 
         return copies.toss(update, state)
 
-    scores = recommender.make_scores(network, info)
+    scores = recommender.make_scores(network, info, config.rank_by)
     init = copies.make_init(network, phases.init)
     return Method(init, train_step, recommender.make_eval_step(scores), scores=scores)

@@ -20,6 +20,7 @@ from jaxrec.types import Array, Batch, Method, TrainState
 HPARAMS = dict(
     **recommender.HPARAMS,
     **recommender.VALUE_HPARAMS,
+    **recommender.RANKING_HPARAMS,
     **recommender.NEGATIVE_HPARAMS,
 )
 
@@ -72,6 +73,6 @@ def make(config: Any, info: dict[str, Any]) -> Method:
 
         return copies.toss(update, state)
 
-    scores = recommender.make_scores(network, info)
+    scores = recommender.make_scores(network, info, config.rank_by)
     init = copies.make_init(network, optimiser.init)
     return Method(init, train_step, recommender.make_eval_step(scores), scores=scores)

@@ -17,7 +17,11 @@ from jaxrec.methods import copies, recommender, windows
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState
 
-HPARAMS = dict(**recommender.HPARAMS, **recommender.VALUE_HPARAMS)
+HPARAMS = dict(
+    **recommender.HPARAMS,
+    **recommender.VALUE_HPARAMS,
+    **recommender.RANKING_HPARAMS,
+)
 
 
 def make(config: Any, info: dict[str, Any]) -> Method:
@@ -56,6 +60,6 @@ def make(config: Any, info: dict[str, Any]) -> Method:
 
         return copies.toss(update, state)
 
-    scores = recommender.make_scores(network, info)
+    scores = recommender.make_scores(network, info, config.rank_by)
     init = copies.make_init(network, optimiser.init)
     return Method(init, train_step, recommender.make_eval_step(scores), scores=scores)
