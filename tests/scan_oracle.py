@@ -46,6 +46,18 @@ def scan(u, dt, A, B, C, h0, reset=None):
     return np.stack(ys, axis=-4 if heads else -3), h
 
 
+def check_behind(step, found, want):
+    """((six gradients), (y, h_last)) agree in what belongs to the steps from `step`."""
+    for name, got, wanted in zip(NAMES, found[0], want[0]):
+        if name not in ("A", "h0"):
+            np.testing.assert_allclose(
+                got[step:], wanted[step:], atol=1e-11, err_msg=name
+            )
+    (y, h_last), (want_y, want_h) = found[1], want[1]
+    np.testing.assert_allclose(y[step:], want_y[step:], atol=1e-11)
+    np.testing.assert_allclose(h_last, want_h, atol=1e-11)
+
+
 def total(x):
     """Over all axes but that of the stack."""
     return x.reshape(len(x), -1).sum(1)

@@ -17,6 +17,7 @@ from jaxrec.types import UserError
 # 38 steps over four devices: ten each, the last with two of padding.
 T = 38
 RESETS = {"none": [], "inside shards": [3, 17, 18], "on their edges": [10, 19, 20, 30]}
+RESETS["first, behind a NaN"] = [0]
 
 
 def mesh():
@@ -48,6 +49,7 @@ def test_split_time_is_one_device(heads, where):
     args = scan_oracle.inputs(T, heads)
     reset = np.zeros((T, 2), bool)
     reset[RESETS[where], 0] = True
+    args[-1][reset[0]] = np.nan
     with jax.enable_x64(True):
         found, want = (program(args, reset) for program in programs(heads))
     for got, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(want)):

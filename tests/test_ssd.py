@@ -61,6 +61,21 @@ def test_values_and_gradients_are_those_of_the_loop(impl):
     check(impl, case(T, 5, weight_y=0))
 
 
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_a_state_that_is_no_number_ends_at_a_reset(impl):
+    """At the first step nothing is seen of it; within a chunk nothing behind."""
+    (args, *rest), values, grads = case(T, 0)
+    h0 = args[-1].copy()
+    h0[0] = np.nan
+    check(impl, (((*args[:-1], h0), *rest), values, grads))
+    (_, *rest), values, grads = case(T, 20)
+    h0[0] = np.inf
+    with jax.enable_x64(True):
+        found = program(impl, 16)((*args[:-1], h0), *rest)
+    assert not np.isfinite(found[1][0][:20, 0]).any()
+    scan_oracle.check_behind(20, found, (grads, values))
+
+
 @pytest.mark.parametrize("impl", ["chunked", "all_chunks"])
 def test_a_chunk_longer_than_the_sequence(impl):
     check(impl, case(7, 3), chunk=64)

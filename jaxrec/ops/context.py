@@ -51,8 +51,7 @@ def scan_shard(
         return out.y, out.h_last
 
     own = recurrence.decay_of(dt, reset, dtype)
-    factor = parallel_scan.factor(A, own, h0.ndim)
-    y, h_last = parallel_scan.across(axis, run, factor, h0.astype(dtype))
+    y, h_last = parallel_scan.across(axis, run, A, own, h0.astype(dtype))
     total = jax.lax.psum(own.total, axis)
     alive = jnp.prod(jax.lax.all_gather(own.alive, axis), axis=0)
     return Scan(y, h_last, Decay(total, alive))

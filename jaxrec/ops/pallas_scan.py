@@ -180,6 +180,11 @@ def product(x: Array, y: Array, contract: tuple[int, int]) -> Array:
     return jax.lax.dot_general(x, y, dims, precision=jax.lax.Precision.HIGHEST)
 
 
+def kept(keep: Array, x: Array) -> Array:
+    """x [N, D], or zeros, also for a NaN, where keep [1, 1] is zero."""
+    return jnp.where(jnp.broadcast_to(keep, x.shape) > 0, x, 0)
+
+
 def forward_kernel(
     tile, u_ref, dt_ref, A_ref, B_ref, C_ref, h0_ref, keep_ref, y_ref, h_ref, entry_ref
 ):
@@ -194,7 +199,7 @@ def forward_kernel(
     def step(t, h):
         at = pl.ds(t, 1)
         dt = dt_ref[at, :]
-        h = keep_ref[at, :] * jnp.exp(dt * A_ref[...]) * h
+        h = jnp.exp(dt * A_ref[...]) * kept(keep_ref[at, :], h)
         h = h + product(B_ref[at, :], dt * u_ref[at, :], (0, 0))
         y_ref[at, :] = product(C_ref[at, :], h, (1, 0))
         return h
@@ -235,7 +240,7 @@ def backward_kernel(
     def rebuild(t, h):
         at = pl.ds(t, 1)
         dt = dt_ref[at, :]
-        h = keep_ref[at, :] * jnp.exp(dt * A) * h
+        h = jnp.exp(dt * A) * kept(keep_ref[at, :], h)
         h = h + product(B_ref[at, :], dt * u_ref[at, :], (0, 0))
         h_ref[t + 1] = h
         return h
@@ -248,8 +253,9 @@ def backward_kernel(
         at = pl.ds(t, 1)
         u, dt, dy = u_ref[at, :], dt_ref[at, :], dy_ref[at, :]
         G = g + product(C_ref[at, :], dy, (0, 0))
-        aG = keep_ref[at, :] * jnp.exp(dt * A) * G
-        E = aG * h_ref[t]
+        keep = keep_ref[at, :]
+        aG = kept(keep, jnp.exp(dt * A) * G)
+        E = aG * kept(keep, h_ref[t])
         GB = product(B_ref[at, :], G, (1, 0))
         du_ref[at, :] = GB * dt
         ddt_ref[at, :] = GB * u + jnp.sum(E * A, axis=0, keepdims=True)

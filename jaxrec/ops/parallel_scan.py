@@ -14,37 +14,36 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.ops import recurrence, sequential_scan
-from jaxrec.ops.recurrence import Decay
+from jaxrec.ops.recurrence import Decay, Stretch
 from jaxrec.types import Array
 
 
 def across(
     axis: str,
     scan: Callable[[Array], tuple[Array, Array]],
-    factor: Array,
+    A: Array,
+    decay: Decay,
     h0: Array,
 ) -> tuple[Array, Array]:
     """One stretch of time of several, in the order of the named axis.
 
-    scan: h -> (y, h_last) over this stretch. factor: what a state that crosses this
-    stretch is multiplied with, broadcastable to h. h0: enters the first stretch.
-    Returns y of this stretch, and the state that leaves the last one.
+    scan: h -> (y, h_last) over this stretch. A, decay: of this stretch. h0: enters the
+    first stretch. Returns y of this stretch, and the state that leaves the last one.
     """
     _, local = scan(jnp.zeros_like(h0))
-    summaries = jax.lax.all_gather((factor, local), axis)
-    entries, h_last = recurrence.entry_states(*summaries, h0)
+    own = Stretch(factor(A, decay, h0.ndim), local, decay.alive == 0)
+    entries, h_last = recurrence.entry_states(jax.lax.all_gather(own, axis), h0)
     y, _ = scan(entries[jax.lax.axis_index(axis)])
     return y, h_last
 
 
 def factor(A: Array, decay: Decay, rank: int) -> Array:
-    """exp(A total) alive, of the rank of a state: [B, D, N] or [B, H, 1, 1].
+    """exp(A total), of the rank of a state: [B, D, N] or [B, H, 1, 1].
 
     A: float[D, N] with the total [B, D], or float[H] with the total [B, H].
     """
     total = decay.total.reshape(decay.total.shape + (1,) * (A.ndim - 1))
     shrink = jnp.exp(total * A.astype(total.dtype)[None])
-    shrink = shrink * decay.alive.reshape(-1, *(1,) * A.ndim)
     return shrink.reshape(shrink.shape + (1,) * (rank - shrink.ndim))
 
 
@@ -69,8 +68,8 @@ def two_pass(
         def scan(h: Array) -> tuple[Array, Array]:
             return sequential_scan.custom_vjp(u, dt, A, B, C, h, reset, inner)
 
-        shrink = factor(A, recurrence.decay_of(dt, reset, h0.dtype), h0.ndim)
-        return across("chunks", scan, shrink, h0)
+        decay = recurrence.decay_of(dt, reset, h0.dtype)
+        return across("chunks", scan, A, decay, h0)
 
     chunks = recurrence.split((u, dt, B, C, reset), chunk)
     y, h_last = jax.vmap(stretch, axis_name="chunks", out_axes=(0, None))(chunks)
@@ -93,14 +92,15 @@ def associative(
     """
     u, dt, A, B, C = (x.astype(h0.dtype) for x in (u, dt, A, B, C))
     decay = jnp.exp(dt[..., None] * A[None, None])
-    if reset is not None:
-        decay = jnp.where(reset[:, :, None, None], 0, decay)
     addend = (dt * u)[..., None] * B[:, :, None, :]
-    addend = addend.at[0].add(decay[0] * h0)
+    steps = Stretch(decay, addend, reset)
+    first = jax.tree.map(lambda x: x[0], steps)
+    steps = steps._replace(local=addend.at[0].set(first.across(h0)))
 
-    def join(earlier: tuple, later: tuple) -> tuple[Array, Array]:
-        (a, b), (a_next, b_next) = earlier, later
-        return a_next * a, a_next * b + b_next
+    def join(earlier: Stretch, later: Stretch) -> Stretch:
+        cut = None if reset is None else earlier.cut | later.cut
+        local = jax.vmap(Stretch.across)(later, earlier.local)
+        return Stretch(later.factor * earlier.factor, local, cut)
 
-    _, h = jax.lax.associative_scan(join, (decay, addend))
+    h = jax.lax.associative_scan(join, steps).local
     return jnp.einsum("tbdn,tbn->tbd", h, C), h[-1]

@@ -1,9 +1,9 @@
 """What the selective scans share: their result, chunks of time, and affine maps.
 
 A stretch of time maps the state that enters it affinely: h_out = P h_in + h_local with
-P = exp(A sum dt) elementwise, or 0 where the stretch contains a reset. Chunks that run
-side by side and devices that hold a part of time each are both joined by this one fact
-(`entry_states`).
+P = exp(A sum dt) elementwise, or h_out = h_local where the stretch contains a reset.
+Chunks that run side by side and devices that hold a part of time each are both joined
+by this one fact (`entry_states`).
 
 Letters here: T time, B batch, D channels, N size of the state of a channel.
 """
@@ -33,6 +33,34 @@ class Scan(NamedTuple):
     y: Array
     h_last: Array
     decay: Decay
+
+
+class Stretch(NamedTuple):
+    """A stretch of time as a map of the state that enters it, see `across`.
+
+    factor: float[B, ...], P, of the rank of a state (axes of size 1 where P is shared);
+    finite, also where nothing passes. local: float[B, ...], the state that it ends with
+    when it starts from zero. cut: bool[B], True where a reset lets nothing through;
+    None = nowhere.
+    """
+
+    factor: Array
+    local: Array
+    cut: Array | None
+
+    def across(self, h: Array) -> Array:
+        """The state that leaves, of the state `h` that enters."""
+        return self.factor * forget(self.cut, h) + self.local
+
+
+def forget(reset: Array | None, h: Array) -> Array:
+    """h float[B, ...] with zeros in the rows of bool[B] `reset`; None: h.
+
+    A choice, not a product with zero: that would keep a NaN, and so would its gradient.
+    """
+    if reset is None:
+        return h
+    return jnp.where(reset.reshape(-1, *(1,) * (h.ndim - 1)), 0, h)
 
 
 def working_dtype(*arrays: Array) -> Any:
@@ -78,17 +106,10 @@ def merge(tree: Any, length: int) -> Any:
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:length], tree)
 
 
-def entry_states(factor: Array, local: Array, h0: Array) -> tuple[Array, Array]:
+def entry_states(stretches: Stretch, h0: Array) -> tuple[Array, Array]:
     """The state that enters each of n stretches of time, and the one that leaves last.
 
-    factor: float[n, B, ...], P of each stretch, of the rank of `local` (axes of size 1
-    where P is shared). local: float[n, B, ...], what each ends with when it starts from
-    zero. h0: float[B, ...] enters the first.
+    stretches: with a leading axis of n. h0: float[B, ...] enters the first.
     """
-
-    def join(h: Array, stretch: tuple[Array, Array]) -> tuple[Array, Array]:
-        p, h_local = stretch
-        return p * h + h_local, h
-
-    last, entries = jax.lax.scan(join, h0, (factor, local))
+    last, entries = jax.lax.scan(lambda h, s: (s.across(h), h), h0, stretches)
     return entries, last

@@ -10,7 +10,8 @@ time. With G_t the cotangent of h_t, and s_t = 1 - reset_t:
     du_t = dt_t sum_n G_t B_t       d(dt_t) = u_t sum_n G_t B_t + sum_n E_t A
     dA   = sum_{b,t} E_t dt_t       dh0     = s_1 a_1 G_1
 
-Nothing is divided by a_t, and no exponent is positive: nothing overflows.
+Nothing is divided by a_t, and no exponent is positive: nothing overflows. s_t chooses
+instead of multiplying, so that a NaN before a reset stays there.
 """
 
 import functools
@@ -28,12 +29,8 @@ Sequences = tuple[Array, Array, Array, Array, Array | None]
 def transition(
     A: Array, h: Array, u: Array, dt: Array, B: Array, reset: Array | None
 ) -> Array:
-    """h_{t-1} -> h_t, [B, D, N]. u, dt: [B, D]; B: [B, N]; reset: bool[B].
-
-    The reset replaces the state: scaling it by zero would let a non-finite one through.
-    """
-    if reset is not None:
-        h = jnp.where(reset[:, None, None], 0, h)
+    """h_{t-1} -> h_t, [B, D, N]. u, dt: [B, D]; B: [B, N]; reset: bool[B]."""
+    h = recurrence.forget(reset, h)
     return jnp.exp(dt[:, :, None] * A[None]) * h + (dt * u)[:, :, None] * B[:, None, :]
 
 
@@ -134,10 +131,8 @@ def adjoint(A: Array, carry: tuple, x: tuple) -> tuple:
     xs, dy, before = x
     u, dt, B, C, reset = widen(xs, g.dtype)
     G = g + dy[:, :, None] * C[:, None, :]
-    aG = jnp.exp(dt[:, :, None] * A[None]) * G
-    if reset is not None:
-        aG = jnp.where(reset[:, None, None], 0, aG)
-    E = aG * before
+    aG = recurrence.forget(reset, jnp.exp(dt[:, :, None] * A[None]) * G)
+    E = aG * recurrence.forget(reset, before)
     GB = jnp.einsum("bdn,bn->bd", G, B)
     ddt = GB * u + jnp.einsum("bdn,dn->bd", E, A)
     dB = jnp.einsum("bdn,bd->bn", G, dt * u)

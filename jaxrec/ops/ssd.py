@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.ops import recurrence
-from jaxrec.ops.recurrence import Scan
+from jaxrec.ops.recurrence import Scan, Stretch
 from jaxrec.types import Array
 
 Core = Callable[..., tuple[Array, Array]]
@@ -38,8 +38,7 @@ def sequential(
     def step(h: Array, x: tuple) -> tuple[Array, Array]:
         u_t, dt_t, B_t, C_t, reset_t = x
         u_t, dt_t, B_t, C_t = (z.astype(h.dtype) for z in (u_t, dt_t, B_t, C_t))
-        if reset_t is not None:
-            h = jnp.where(reset_t[:, None, None, None], 0, h)
+        h = recurrence.forget(reset_t, h)
         a = jnp.exp(dt_t * A.astype(h.dtype)[None])
         x_t = dt_t[:, :, None] * u_t
         h = a[:, :, None, None] * h + x_t[..., None] * B_t[:, None, None, :]
@@ -91,23 +90,28 @@ def within(c: Chunk) -> Array:
 
 def carried(c: Chunk, h: Array) -> Array:
     """What the state that enters a chunk adds to its y, until the first reset."""
-    decay = jnp.exp(c.since)
-    if c.segment is not None:
-        decay = jnp.where(c.segment == 0, decay, 0)
-    return c.C @ h.mT * decay[..., None]
+    decay = jnp.exp(c.since)[..., None]
+    if c.segment is None:
+        return c.C @ h.mT * decay
+    # A state that is no number must not reach y behind the reset, and neither by the
+    # products of the backward pass: C there, the decay there, and what comes out.
+    reached = (c.segment == 0)[..., None]
+    decay = jnp.where(reached, decay, 0)
+    return jnp.where(reached, jnp.where(reached, c.C, 0) @ h.mT * decay, 0)
 
 
-def summary(c: Chunk) -> tuple[Array, Array]:
-    """A chunk as an affine map of the state: factor [B, H, 1, 1], addend [B, H, P, N].
+def summary(c: Chunk) -> Stretch:
+    """A chunk as a map of the state: factor [B, H, 1, 1], local [B, H, P, N].
 
     Only steps behind the chunk's last reset reach the state that leaves it.
     """
-    total = c.since[..., -1:]
-    decay, factor = jnp.exp(total - c.since), jnp.exp(total)
+    total, cut = c.since[..., -1:], None
+    decay = jnp.exp(total - c.since)
     if c.segment is not None:
-        decay = jnp.where(c.segment == c.segment[..., -1:], decay, 0)
-        factor = jnp.where(c.segment[..., -1:] == 0, factor, 0)
-    return factor[..., None], (c.x * decay[..., None]).mT @ c.B
+        last = c.segment[..., -1:]
+        decay, cut = jnp.where(c.segment == last, decay, 0), last[:, 0, 0] > 0
+    local = (c.x * decay[..., None]).mT @ c.B
+    return Stretch(jnp.exp(total)[..., None], local, cut)
 
 
 def chunked(
@@ -126,8 +130,7 @@ def chunked(
     def one(h: Array, xs: tuple) -> tuple[Array, Array]:
         c = prepare(A.astype(h.dtype), xs)
         y = within(c) + carried(c, h)
-        factor, local = summary(c)
-        return factor * h + local, y.transpose(2, 0, 1, 3)
+        return summary(c).across(h), y.transpose(2, 0, 1, 3)
 
     h_last, y = jax.lax.scan(one, h0, recurrence.split((u, dt, B, C, reset), chunk))
     return recurrence.merge(y, len(u)), h_last
@@ -146,7 +149,7 @@ def all_chunks(
     """All chunks side by side, only their summaries in turn: the most parallel."""
     chunks = recurrence.split((u, dt, B, C, reset), chunk)
     c = jax.vmap(prepare, in_axes=(None, 0))(A.astype(h0.dtype), chunks)
-    entries, h_last = recurrence.entry_states(*jax.vmap(summary)(c), h0)
+    entries, h_last = recurrence.entry_states(jax.vmap(summary)(c), h0)
     y = jax.vmap(within)(c) + jax.vmap(carried)(c, entries)
     return recurrence.merge(y.transpose(0, 3, 1, 2, 4), len(u)), h_last
 
