@@ -25,10 +25,12 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
     Raises UserError naming the field, its value and what it may be.
     """
     config = ConfigDict(config.to_dict())
+    if not config.stages or len(set(config.stages)) < len(config.stages):
+        raise UserError(f"stages is {config.stages}: name at least one, none twice")
     for name in config.stages:
-        if name not in config:
+        section = config.get(name)
+        if "method" not in (section if isinstance(section, ConfigDict) else ()):
             raise UserError(f"stage {name!r} has no section in the config")
-        section = config[name]
         choose("method", section.method, METHODS)
         if section.method not in section:
             allowed = sorted(set(section) & set(METHODS))
@@ -59,6 +61,8 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
         at_least(0 if field == "seed" else 1, f"eval.{field}", value)
     at_least(1, "num_seeds", config.num_seeds)
     at_least(0, "seed", config.seed)
+    for field in ("seed", "time_limit"):
+        at_least(0, f"data.{field}", config.data.get(field, 0))
     if config.seed + config.num_seeds > 2**32:
         raise UserError(f"seed is {config.seed}: seeds must be below 2**32")
     if config.select and summary.direction(config.select) == summary.NEITHER:

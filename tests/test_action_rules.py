@@ -119,7 +119,7 @@ def test_policy_acts_on_simulated_states(dataset):
 def test_all_sources_and_rules_work_together(dataset, rule):
     predict, state = linear(dataset)
     info = dict(dataset.info, stages={"agent": (None, Policy)})
-    config = ConfigDict(imagination.HPARAMS)
+    config = ConfigDict(settings())
     config.update(action_rule=rule, policy_stage="agent", correction="project")
     config.update(generated=0.3, horizon=4)
     make = imagination.make_produce(config, info, predict, K)

@@ -112,6 +112,10 @@ def test_hdf5_missing_keys_are_named_with_those_found(tmp_path):
     path = write_hdf5(tmp_path / "a.hdf5", without("rewards", "terminals"))
     with pytest.raises(UserError, match="lacks rewards, terminals; found actions,"):
         d4rl.load_hdf5(config(path=path))
+    group = without("rewards") | {"rewards/0": FILE["rewards"]}
+    path = write_hdf5(tmp_path / "b.hdf5", group)
+    with pytest.raises(UserError, match="b.hdf5 lacks rewards; found actions,"):
+        d4rl.load_hdf5(config(path=path))
 
 
 def test_hdf5_rows_that_do_not_agree(tmp_path):
@@ -151,6 +155,8 @@ def test_hdf5_bad_files(tmp_path):
         with pytest.raises(UserError, match=message) as caught:
             d4rl.load_hdf5(config(path=str(path)))
         assert "\n" not in str(caught.value) and name in str(caught.value)
+    with pytest.raises(UserError, match="data.path='~nobody-here/a.hdf5'"):
+        d4rl.load_hdf5(config(path="~nobody-here/a.hdf5"))
     for path in (tmp_path / "absent.hdf5", tmp_path, ""):
         with pytest.raises(UserError, match="data.path=.* cannot be read"):
             d4rl.load_hdf5(config(path=str(path)))

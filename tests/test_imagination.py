@@ -142,6 +142,7 @@ def test_summary(dataset):
         (dict(action_rule="policy", policy_stage="other"), "'other': use one of"),
         (dict(termination="analytic"), "no rule for 'unknown environments'"),
         (dict(termination="learned"), "no termination head"),
+        (dict(members=1), "members=1 never disagree, so u_kind=pairwise-diff"),
     ],
 )
 def test_settings_that_cannot_work(dataset, changes, words):
@@ -159,6 +160,9 @@ def test_the_threshold_is_a_quantile_of_held_out_windows(dataset):
 
 
 def test_thresholds_need_held_out_rows(dataset):
+    whole = toy_world.dataset(K, valid_fraction=0.0)
+    with pytest.raises(UserError, match="data.valid_fraction"):  # before training
+        imagination.make_produce(settings(), whole.info, None, K)
     bare = dataset._replace(evals={})
     with pytest.raises(UserError, match="data.valid_fraction"):
         produce(bare)

@@ -152,6 +152,10 @@ def test_the_world_model_is_needed_and_not_trained(name):
 
 
 def test_wrong_settings_are_refused():
+    with pytest.raises(UserError, match="termination 'leraned' is unknown"):
+        make("mopo", termination="leraned")
+    with pytest.raises(UserError, match="no termination head"):
+        make("combo", termination="learned")
     with pytest.raises(UserError, match="horizon=0"):
         make("mopo", horizon=0)
     with pytest.raises(UserError, match="model or mix"):

@@ -69,6 +69,8 @@ def test_fingerprints_of_large_arrays_see_their_ends_and_sizes(monkeypatch):
             dict(reward=np.ones((4, 2))),
             r"bad: reward has shape \(4, 2\), it must be one",
         ),
+        (dict(reward=np.float32(1)), "bad: reward is a single number"),
+        (dict(qpos=np.float32(1)), "bad: arrays .* equally many rows, .* qpos 1"),
         (dict(reward=np.ones(3)), "bad: arrays .* equally many rows, .* reward 3"),
     ],
 )
@@ -114,6 +116,26 @@ def test_npz_time_limit(tmp_path):
     assert np.flatnonzero(found.timeout).tolist() == [length - 1]
 
 
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(observation_1=np.zeros((2, 5))), "episodes do not fit together"),
+        (dict(observation_1=np.float32(1)), "episodes do not fit together"),
+        (dict(timeout_0=[0, 1], timeout_1=[1]), "equally many rows.*timeout 3"),
+    ],
+)
+def test_npz_numbered_episodes_that_do_not_fit(changes, message, tmp_path):
+    whole = {
+        f"{name}_{i}": NPZ[name][2 * i : 2 * i + 2]
+        for name in ("observation", "action", "reward", "terminal")
+        for i in range(2)
+    }
+    np.savez(tmp_path / "a.npz", **whole | changes)
+    with pytest.raises(UserError, match=message) as caught:
+        npz.load(config(path=str(tmp_path / "a.npz"), time_limit=10))
+    assert "\n" not in str(caught.value)
+
+
 def test_npz_bad_files(tmp_path):
     np.savez(tmp_path / "whole.npz", **NPZ)
     whole = (tmp_path / "whole.npz").read_bytes()
@@ -148,6 +170,8 @@ def test_npz_bad_files(tmp_path):
         npz.load(config(path=str(tmp_path / "absent.npz")))
     with pytest.raises(UserError, match="data.path is empty: name an .npz archive"):
         npz.load(config())
+    with pytest.raises(UserError, match="data.path='~nobody-here/a.npz'"):
+        npz.load(config(path="~nobody-here/a.npz"))
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,11 @@ def test_what_ships_is_accepted(name):
     [
         ("td3bc", "seed", -1, "must be 0 or more"),
         ("td3bc", "seed", 2**32, "seeds must be below"),
+        ("td3bc", "data.seed", -1, "must be 0 or more"),
+        ("td3bc", "data.time_limit", -1, "must be 0 or more"),
+        ("td3bc", "stages", (), "name at least one"),
+        ("otto", "stages", ("world", "world"), "none twice"),
+        ("otto", "stages", ("data",), "has no section"),
         ("td3bc", "num_seeds", 0, "must be positive"),
         ("td3bc", "eval.episodes", 0, "must be positive"),
         ("td3bc", "eval.batch_size", 0, "must be positive"),
@@ -50,7 +55,8 @@ def test_values_out_of_range_are_named(name, field, value, message):
         settings.resolve(config(name, **{field: value}))
     text = str(caught.value)
     assert message in text and "\n" not in text
-    assert field in text or field.replace("stage", "fraction") in text
+    known = (field, field.replace("stage", "fraction"), field.rstrip("s"))
+    assert any(name in text for name in known)
 
 
 def test_a_share_of_zero_needs_no_rows():

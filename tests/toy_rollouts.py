@@ -46,7 +46,8 @@ def world(sigma=1e-3, terminal=None):
             logit = jnp.broadcast_to(terminal(s, a)[None], (E, rows))
         return Prediction(found.mean, log_vars, found.reward, logit)
 
-    return WorldModel(None, None, predict=predict, config=FrozenConfigDict()), state
+    config = FrozenConfigDict(dict(predict_terminal=terminal is not None))
+    return WorldModel(None, None, predict=predict, config=config), state
 
 
 def settings(name, **overrides):

@@ -10,7 +10,8 @@ from jaxrec.types import TrainState
 
 
 def settings(**changes):
-    return FrozenConfigDict(imagination.HPARAMS | changes)
+    model = dict(members=3, predict_terminal=False)
+    return FrozenConfigDict(model | imagination.HPARAMS | changes)
 
 
 def dataset(window, rows=1230, valid_fraction=0.1):

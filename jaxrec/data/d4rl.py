@@ -14,13 +14,12 @@ prepared with file_format="array_record" are read without TensorFlow.
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxrec.data import builders, cache, rows, trajectories
-from jaxrec.data.files import check_file
+from jaxrec.data.files import absolute, check_file
 from jaxrec.data.trajectories import Trajectories
 from jaxrec.types import UserError
 
@@ -132,7 +131,7 @@ def load_hdf5(config: Any) -> Trajectories:
     MuJoCo task in the file's name. The name names the data in tables; the version is
     the one in it, else a fingerprint of the rows.
     """
-    path = Path(config.path).expanduser()
+    path = absolute(config.path)
     check_file(path, "an HDF5 file such as D4RL's hopper_medium-v2.hdf5")
     try:
         import h5py
@@ -144,12 +143,17 @@ def load_hdf5(config: Any) -> Trajectories:
     optional = ("timeouts", "next_observations", "infos/qpos", "infos/qvel")
     try:
         with h5py.File(path, "r") as file:
-            missing = [key for key in wanted if key not in file]
+            present = [
+                key
+                for key in (*wanted, *optional)
+                if isinstance(file.get(key), h5py.Dataset)  # not a group of that name
+            ]
+            missing = [key for key in wanted if key not in present]
             if missing:
                 raise UserError(
                     f"{path} lacks {', '.join(missing)}; found {', '.join(file)}"
                 )
-            found = {key: file[key][()] for key in (*wanted, *optional) if key in file}
+            found = {key: file[key][()] for key in present}
     except (OSError, RuntimeError, KeyError) as error:
         # RuntimeError and KeyError are how h5py reports damage inside of the file.
         reason = " ".join(str(error).split())

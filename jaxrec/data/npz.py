@@ -14,14 +14,13 @@ import contextlib
 import re
 import zipfile
 import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxrec.data import rows
-from jaxrec.data.files import check_file
-from jaxrec.data.trajectories import Trajectories
+from jaxrec.data.files import absolute, check_file
+from jaxrec.data.trajectories import Trajectories, check_lengths
 from jaxrec.types import UserError
 
 WANTED = ("observation", "action", "reward", "terminal")
@@ -39,7 +38,7 @@ def load(config: Any) -> Trajectories:
     what = "an .npz archive or a folder of .npy files"
     if not str(config.path):
         raise UserError(f"data.path is empty: name {what}")
-    path = Path(config.path).expanduser()
+    path = absolute(config.path)
     if not path.is_dir():
         check_file(path, what)
     found = _read(path)
@@ -121,10 +120,16 @@ def _merge(found, path):
             f"{path} mixes whole arrays and numbered episodes, or lacks some: "
             f"{', '.join(absent[:4])}"
         )
-    columns = {
-        name: np.concatenate([found[name, number] for number in numbers])
-        for name in names
-    }
+    try:
+        columns = {
+            name: np.concatenate([found[name, number] for number in numbers])
+            for name in names
+        }
+    except ValueError as error:  # numpy tells which sizes differ
+        raise UserError(
+            f"{path}: the numbered episodes do not fit together ({error})"
+        ) from error
+    check_lengths(columns, f"{path.stem}: ")
     ends = np.cumsum([len(found["reward", number]) for number in numbers]) - 1
     if "timeout" not in columns:
         columns["timeout"] = np.zeros(len(columns["reward"]), bool)

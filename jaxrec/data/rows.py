@@ -64,7 +64,7 @@ def from_arrays(
     timeout = _flags("timeout", timeout, name) if told else np.zeros(rows, bool)
     if next_observation is not None:
         next_observation = _floats("next_observation", next_observation, name)
-    extras = {name: np.asarray(array) for name, array in (extras or {}).items()}
+    extras = {k: np.atleast_1d(array) for k, array in (extras or {}).items()}
     trajectories_lib.check_lengths(
         dict(observation=observation, action=action, reward=reward, terminal=terminal)
         | dict(timeout=timeout)
@@ -126,7 +126,7 @@ def fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
     """
     digest = hashlib.sha256()
     for name in sorted(arrays):
-        array = np.asarray(arrays[name])
+        array = np.atleast_1d(arrays[name])
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         step = max(1, -(-array.nbytes // SAMPLED))
         digest.update(np.ascontiguousarray(array[::-step]).tobytes())
@@ -138,6 +138,8 @@ def _floats(column, array, name):
     array = np.asarray(array)
     if array.dtype.kind not in "biuf":
         raise UserError(f"{name}: {column} is {array.dtype}, it must be numbers")
+    if not array.ndim:
+        raise UserError(f"{name}: {column} is a single number, it must be one a row")
     return array.astype(np.float32, copy=False)
 
 

@@ -58,6 +58,10 @@ MEMBERS = ("mean", "per_step", "per_traj")
 TERMINATIONS = ("auto", "analytic", "learned", "none")
 CHUNK = 512  # rollouts of one compiled call, ours
 HELD_OUT = 4_096  # windows that theta is taken from, at most, ours
+NOTHING_HELD_OUT = (
+    "the World Evaluator takes its threshold from held-out episodes: set the stage's "
+    "data.valid_fraction (such as 0.1), or correction=none"
+)
 PATIENCE = 20  # chunks, as a multiple of those that full rollouts need, ours
 
 
@@ -67,7 +71,6 @@ def check(config: Any, info: dict[str, Any]) -> None:
         ("source", SOURCES),
         ("action_rule", ACTION_RULES),
         ("rollout_member", MEMBERS),
-        ("termination", TERMINATIONS),
     ):
         if config[field] not in allowed:
             raise UserError(
@@ -82,6 +85,15 @@ def check(config: Any, info: dict[str, Any]) -> None:
     for field in ("sigma", "delta", "kappa", "penalty"):
         if config[field] < 0:
             raise UserError(f"{field}={config[field]}: it must not be negative")
+    termination(config, info, config.predict_terminal)
+    if config.correction != "none":
+        if "valid_rows" in info and info["valid_rows"] is None:
+            raise UserError(NOTHING_HELD_OUT)
+        if config.members == 1 and config.u_kind != "aleatoric":
+            raise UserError(
+                f"members=1 never disagree, so u_kind={config.u_kind} corrects "
+                "nothing: use more members, u_kind=aleatoric or correction=none"
+            )
     if config.action_rule == "policy":
         stages = info.get("stages", {})
         if config.policy_stage not in stages:
@@ -101,12 +113,17 @@ def termination(config: Any, info: dict[str, Any], has_head: bool):
     """(s' float[B, od], logit float[B] or None) -> bool[B]; None for never.
 
     `auto` is the analytic rule where the environment has one, else the learned head
-    where the model has one. Rules see observations in the simulator's units.
+    where the model has one. Rules see observations in the simulator's units. Raises
+    UserError for an unknown kind, and for one that neither offers.
     """
     from jaxrec.envs import gym  # methods need no simulator, only its rule
 
     kind, env_id = config.termination, info.get("env_id", "")
     rule = gym.terminated(env_id)
+    if kind not in TERMINATIONS:
+        raise UserError(
+            f"termination {kind!r} is unknown: use {', '.join(TERMINATIONS)}"
+        )
     if kind == "auto":
         kind = "analytic" if rule else "learned" if has_head else "none"
     if kind == "analytic" and rule is None:
@@ -246,10 +263,7 @@ def threshold(
     float[B], jitted. Raises UserError where nothing is held out.
     """
     if "valid" not in dataset.evals:
-        raise UserError(
-            "the World Evaluator takes its threshold from held-out episodes: set the "
-            "stage's data.valid_fraction (such as 0.1), or correction=none"
-        )
+        raise UserError(NOTHING_HELD_OUT)
     held_out = dataset.evals["valid"]
     rows = spaced(np.arange(len(held_out["reward"])), HELD_OUT)
     found = []

@@ -50,7 +50,10 @@ class AgentExtra:
 
 
 def world_of(config: Any, info: dict[str, Any]) -> WorldModel:
-    """The world model of the earlier stage. Raises UserError where there is none."""
+    """The world model of the earlier stage.
+
+    Raises UserError where there is none, and for settings that cannot work with it.
+    """
     stages, name = info.get("stages", {}), config.world_stage
     if name not in stages or getattr(stages[name][1], "predict", None) is None:
         raise UserError(
@@ -60,6 +63,7 @@ def world_of(config: Any, info: dict[str, Any]) -> WorldModel:
     world = stages[name][1]
     if getattr(world.config, "head", "gaussian") != "gaussian":
         raise UserError(f"stage {name}: rollouts are sampled, use head=gaussian")
+    imagination.termination(config, info, world.config.predict_terminal)
     for field in ("rollout_every", "rounds", "horizon"):
         if config[field] < 1:
             raise UserError(f"{field}={config[field]}: it must be at least 1")
