@@ -12,6 +12,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from jaxrec import samplers
 from jaxrec.losses import diffusion
+from jaxrec.samplers import Start
 from jaxrec.types import UserError
 
 MEAN, STD = 0.3, 0.5
@@ -53,7 +54,7 @@ def line(x, y):
 )
 def test_ddim_has_the_spread_of_the_closed_form(steps, std):
     config = spec(steps=steps)
-    found = samplers.ddim(exact_vp(config), jax.random.key(0), NOISE, config)
+    found = samplers.ddim(exact_vp(config), config, Start(NOISE))
     start, slope = line(NOISE, found)
     np.testing.assert_allclose([start, slope], [0.3, std], atol=7e-4)
 
@@ -70,7 +71,7 @@ def test_ddim_has_the_spread_of_the_closed_form(steps, std):
 )
 def test_euler_has_the_spread_of_the_closed_form(high, steps, mean, std):
     config = spec(sampler="euler", steps=steps, sigma_max=high)
-    found = samplers.euler(exact_ve, jax.random.key(0), NOISE, config)
+    found = samplers.euler(exact_ve, config, Start(NOISE))
     start, slope = line(NOISE, found)
     assert abs(slope - std) < 7e-4
     if mean is not None:
@@ -88,7 +89,7 @@ def test_both_ode_solvers_reach_the_exact_flow_and_heun_sooner():
     for name, steps in [("euler", 18), ("heun", 18), ("euler", 600), ("heun", 60)]:
         config = spec(sampler=name, steps=steps)
         sampler = samplers.SAMPLERS[name]
-        found = line(NOISE, sampler(exact_ve, jax.random.key(0), NOISE, config))
+        found = line(NOISE, sampler(exact_ve, config, Start(NOISE)))
         away[name, steps] = np.abs(np.array(found) - ode_end(5.0)).max()
     assert away["heun", 18] < away["euler", 18] / 5
     assert away["euler", 600] < 3e-3 and away["heun", 60] < 1e-3
@@ -102,7 +103,7 @@ def test_heun_calls_its_network_2n_minus_1_times():
         return exact_ve(x, sigma)
 
     config = spec(sampler="heun", steps=4)
-    samplers.heun(denoise, jax.random.key(0), NOISE, config).block_until_ready()
+    samplers.heun(denoise, config, Start(NOISE)).block_until_ready()
     jax.effects_barrier()
     assert len(calls) == 7 and min(calls) == pytest.approx(0.002)
 
@@ -129,7 +130,7 @@ def test_ddpm_is_the_posterior_of_ho_et_al():
     np.testing.assert_allclose([mean, np.sqrt(var)], [0.300, 0.482], atol=1e-3)
     key, other = jax.random.split(jax.random.key(1))
     noise = jax.random.normal(key, (40_000,))
-    found = samplers.ddpm(exact_vp(config), other, noise, config)
+    found = samplers.ddpm(exact_vp(config), config, Start(noise, other))
     np.testing.assert_allclose(np.mean(found), mean, atol=0.01)
     np.testing.assert_allclose(np.std(found), np.sqrt(var), atol=0.006)
 
@@ -139,12 +140,13 @@ def test_eta_lies_between_ddim_and_ddpm():
     noise = np.zeros(20_000, np.float32)
 
     def spread(eta):
-        key = jax.random.key(2)
+        start = Start(noise, jax.random.key(2))
         config = spec(steps=10, eta=eta)
-        return float(np.std(samplers.ddim(exact_vp(config), key, noise, config)))
+        return float(np.std(samplers.ddim(exact_vp(config), config, start)))
 
     assert spread(0.0) < 1e-6 < 0.1 < spread(0.5) < spread(1.0)
-    ddpm = samplers.ddpm(exact_vp(config), jax.random.key(2), noise, config)
+    start = Start(noise, jax.random.key(2))
+    ddpm = samplers.ddpm(exact_vp(config), config, start)
     assert spread(1.0) == pytest.approx(float(np.std(ddpm)), abs=1e-6)
 
 
@@ -196,7 +198,7 @@ def test_known_values_follow_their_forward_process(name):
 
     truth, e = 0.9, np.float32(1.3)
     known = (jnp.full(1, truth), jnp.ones(1, bool))
-    samplers.SAMPLERS[name](denoise, jax.random.key(0), jnp.full(1, e), config, known)
+    samplers.SAMPLERS[name](denoise, config, Start(jnp.full(1, e), known=known))
     jax.effects_barrier()
     assert len(seen) == 3
     abar = diffusion.cosine(100)
@@ -213,8 +215,8 @@ def test_warm_start_stays_near_the_earlier_state(name):
     def end(warm, share):
         config = spec(sampler=name, steps=2, warm=share)
         denoise = exact_vp(config) if name == "ddim" else exact_ve
-        args = denoise, jax.random.key(0), NOISE, config, None
-        return np.asarray(samplers.SAMPLERS[name](*args, jnp.full(13, warm)))
+        start = Start(NOISE, jax.random.key(0), warm=jnp.full(13, warm))
+        return np.asarray(samplers.SAMPLERS[name](denoise, config, start))
 
     little = np.abs(end(0.9, 0.02) - 0.9).max()
     assert little < 0.35 < np.abs(end(0.9, 1.0) - 0.9).max()

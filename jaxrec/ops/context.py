@@ -16,41 +16,32 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxrec.ops import parallel_scan, recurrence
-from jaxrec.ops.recurrence import Decay, Scan
+from jaxrec.ops.recurrence import Decay, Scan, Steps
 from jaxrec.ops.selective_scan import selective_scan
 from jaxrec.ops.ssd import ssd_scan
 from jaxrec.types import Array, UserError
 
 
 def scan_shard(
-    axis: str,
-    u: Array,
-    dt: Array,
-    A: Array,
-    B: Array,
-    C: Array,
-    *,
-    h0: Array | None = None,
-    reset: Array | None = None,
-    impl: str = "auto",
-    chunk: int = 64,
+    axis: str, steps: Steps, A: Array, h0: Array | None = None, **options: Any
 ) -> Scan:
     """`selective_scan` (A of rank 2) or `ssd_scan` (rank 1) of all shards, inside one.
 
-    The sequences are this device's stretch of time; A and h0 are the same on all. y is
+    The steps are this device's stretch of time; A and h0 are the same on all. y is
     this stretch's; h_last and the decay are those of all time, the same on all devices.
+    options: `impl` and `chunk`.
     """
+    u, dt, B, C, reset = steps
     scan = selective_scan if A.ndim == 2 else ssd_scan
     dtype = recurrence.working_dtype(u, dt, A, B, C)
     if h0 is None:
-        # One state a channel: u [T, B, D] of A [D, N], u [T, B, H, P] of B [T, B, N].
-        h0 = jnp.zeros((*u.shape[1:], B.shape[-1]), dtype)
+        h0 = recurrence.no_state(steps, dtype)
 
     def run(h: Array) -> tuple[Array, Array]:
-        out = scan(u, dt, A, B, C, h0=h, reset=reset, impl=impl, chunk=chunk)
+        out = scan(u, dt, A, B, C, h0=h, reset=reset, **options)
         return out.y, out.h_last
 
-    own = recurrence.decay_of(dt, reset, dtype)
+    own = recurrence.decay_of(steps, dtype)
     y, h_last = parallel_scan.across(axis, run, A, own, h0.astype(dtype))
     total = jax.lax.psum(own.total, axis)
     alive = jnp.prod(jax.lax.all_gather(own.alive, axis), axis=0)
@@ -110,9 +101,8 @@ def sharded_scan(
     def padded(x: Array) -> Array:
         return jnp.pad(x, [(0, pad)] + [(0, 0)] * (x.ndim - 1))
 
-    def body(sequences: tuple, A: Array, h0: Array | None) -> Scan:
-        u, dt, B, C, reset = sequences
-        return scan_shard(axis, u, dt, A, B, C, h0=h0, reset=reset, **options)
+    def body(steps: Steps, A: Array, h0: Array | None) -> Scan:
+        return scan_shard(axis, steps, A, h0, **options)
 
     everywhere, split = PartitionSpec(), PartitionSpec(axis)
     out = jax.shard_map(
@@ -122,5 +112,5 @@ def sharded_scan(
         out_specs=Scan(split, everywhere, everywhere),
         axis_names={axis},
         check_vma=False,
-    )(jax.tree.map(padded, (u, dt, B, C, reset)), A, h0)
+    )(jax.tree.map(padded, Steps(u, dt, B, C, reset)), A, h0)
     return out._replace(y=out.y[:length])

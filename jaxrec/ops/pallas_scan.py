@@ -22,26 +22,19 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from jaxrec.ops.recurrence import Steps
 from jaxrec.types import Array
 
 LANES, SUBLANES = 128, 8
 
 
-def pallas(
-    u: Array,
-    dt: Array,
-    A: Array,
-    B: Array,
-    C: Array,
-    h0: Array,
-    reset: Array | None,
-    chunk: int,
-) -> tuple[Array, Array]:
-    """Shapes as `sequential_scan`; interpreted where there is no TPU.
+def pallas(steps: Steps, A: Array, h0: Array, chunk: int) -> tuple[Array, Array]:
+    """See `recurrence.Core`; interpreted where there is no TPU.
 
     chunk: the tile of time. 64 states of 16 x 128 float32 are 512 KiB of VMEM. Narrow
     inputs are widened outside the kernel, at the price of a copy.
     """
+    u, dt, B, C, reset = steps
     length, batch, channels = u.shape
     dtype = h0.dtype
     tile = -(-chunk // SUBLANES) * SUBLANES

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.ops import recurrence, sequential_scan
-from jaxrec.ops.recurrence import Decay, Stretch
+from jaxrec.ops.recurrence import Decay, Steps, Stretch
 from jaxrec.types import Array
 
 
@@ -47,60 +47,40 @@ def factor(A: Array, decay: Decay, rank: int) -> Array:
     return shrink.reshape(shrink.shape + (1,) * (rank - shrink.ndim))
 
 
-def two_pass(
-    u: Array,
-    dt: Array,
-    A: Array,
-    B: Array,
-    C: Array,
-    h0: Array,
-    reset: Array | None,
-    chunk: int,
-) -> tuple[Array, Array]:
+def two_pass(steps: Steps, A: Array, h0: Array, chunk: int) -> tuple[Array, Array]:
     """All chunks side by side: `chunk` steps deep, twice, instead of T."""
     # A chunk is one unit of parallel work; inside it again only every root-th state
     # is kept, or all T states would be.
     inner = recurrence.even_chunk(chunk, math.isqrt(chunk))
 
-    def stretch(xs: sequential_scan.Sequences) -> tuple[Array, Array]:
-        u, dt, B, C, reset = xs
-
+    def stretch(steps: Steps) -> tuple[Array, Array]:
         def scan(h: Array) -> tuple[Array, Array]:
-            return sequential_scan.custom_vjp(u, dt, A, B, C, h, reset, inner)
+            return sequential_scan.custom_vjp(steps, A, h, inner)
 
-        decay = recurrence.decay_of(dt, reset, h0.dtype)
+        decay = recurrence.decay_of(steps, h0.dtype)
         return across("chunks", scan, A, decay, h0)
 
-    chunks = recurrence.split((u, dt, B, C, reset), chunk)
+    chunks = recurrence.split(steps, chunk)
     y, h_last = jax.vmap(stretch, axis_name="chunks", out_axes=(0, None))(chunks)
-    return recurrence.merge(y, len(u)), h_last
+    return recurrence.merge(y, len(steps.u)), h_last
 
 
-def associative(
-    u: Array,
-    dt: Array,
-    A: Array,
-    B: Array,
-    C: Array,
-    h0: Array,
-    reset: Array | None,
-    chunk: int,
-) -> tuple[Array, Array]:
+def associative(steps: Steps, A: Array, h0: Array, chunk: int) -> tuple[Array, Array]:
     """`lax.associative_scan` of the affine steps: log T deep, many [T, B, D, N] large.
 
     An oracle: beyond small sizes it is slower and larger than the other forms.
     """
-    u, dt, A, B, C = (x.astype(h0.dtype) for x in (u, dt, A, B, C))
-    decay = jnp.exp(dt[..., None] * A[None, None])
+    u, dt, B, C, reset = steps.astype(h0.dtype)
+    decay = jnp.exp(dt[..., None] * A.astype(h0.dtype)[None, None])
     addend = (dt * u)[..., None] * B[:, :, None, :]
-    steps = Stretch(decay, addend, reset)
-    first = jax.tree.map(lambda x: x[0], steps)
-    steps = steps._replace(local=addend.at[0].set(first.across(h0)))
+    stretches = Stretch(decay, addend, reset)
+    first = jax.tree.map(lambda x: x[0], stretches)
+    stretches = stretches._replace(local=addend.at[0].set(first.across(h0)))
 
     def join(earlier: Stretch, later: Stretch) -> Stretch:
         cut = None if reset is None else earlier.cut | later.cut
         local = jax.vmap(Stretch.across)(later, earlier.local)
         return Stretch(later.factor * earlier.factor, local, cut)
 
-    h = jax.lax.associative_scan(join, steps).local
+    h = jax.lax.associative_scan(join, stretches).local
     return jnp.einsum("tbdn,tbn->tbd", h, C), h[-1]

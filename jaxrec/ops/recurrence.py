@@ -1,4 +1,4 @@
-"""What the selective scans share: their result, chunks of time, and affine maps.
+"""What the selective scans share: arguments, result, chunks of time, affine maps.
 
 A stretch of time maps the state that enters it affinely: h_out = P h_in + h_local with
 P = exp(A sum dt) elementwise, or h_out = h_local where the stretch contains a reset.
@@ -8,12 +8,40 @@ by this one fact (`entry_states`).
 Letters here: T time, B batch, D channels, N size of the state of a channel.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxrec.types import Array
+
+
+class Steps(NamedTuple):
+    """The sequences that a scan reads, time first.
+
+    u: float[T, B, D], or of heads (`ssd`) [T, B, H, P]. dt: float[T, B, D] or
+    [T, B, H], >= 0; dt = 0 leaves the state alone (padding). B, C: float[T, B, N].
+    reset: bool[T, B], True where a step forgets all that came before it; None: nowhere.
+
+    Chunks of them have the axis of chunks before T, a single step has no T.
+    """
+
+    u: Array
+    dt: Array
+    B: Array
+    C: Array
+    reset: Array | None = None
+
+    def astype(self, dtype: Any) -> "Steps":
+        """The numbers in `dtype`; resets stay what they are."""
+        return Steps(*(x.astype(dtype) for x in self[:4]), self.reset)
+
+
+# An implementation: (steps, A, h0, chunk) -> (y, h_last), all of one dtype but the
+# steps, which may be narrower. A: float[D, N], or float[H] of heads; h0: float[B, D, N]
+# or [B, H, P, N]; chunk: the steps that are kept, or multiplied, together.
+Core = Callable[[Steps, Array, Array, int], tuple[Array, Array]]
 
 
 class Decay(NamedTuple):
@@ -68,12 +96,41 @@ def working_dtype(*arrays: Array) -> Any:
     return jnp.promote_types(jnp.float32, jnp.result_type(*arrays))
 
 
-def decay_of(dt: Array, reset: Array | None, dtype: Any) -> Decay:
-    """The decay of a stretch: dt float[T, B, ...], reset bool[T, B]."""
-    total = jnp.sum(dt.astype(dtype), axis=0)
-    if reset is None:
-        return Decay(total, jnp.ones(dt.shape[1], dtype))
-    return Decay(total, 1 - jnp.any(reset, axis=0).astype(dtype))
+def scan(
+    cores: Mapping[str, Core],
+    impl: str,
+    steps: Steps,
+    A: Array,
+    h0: Array | None,
+    chunk: int,
+) -> Scan:
+    """`cores[impl]` on arguments as they come, and the decay.
+
+    Raises ValueError for an unknown impl.
+    """
+    if impl not in cores:
+        raise ValueError(f"impl={impl!r}: one of {', '.join(cores)}, or auto")
+    dtype = working_dtype(A, *steps[:4])
+    if h0 is None:
+        h0 = no_state(steps, dtype)
+    if steps.reset is not None:
+        steps = steps._replace(reset=steps.reset.astype(bool))
+    chunk = even_chunk(len(steps.u), chunk)
+    y, h_last = cores[impl](steps, A, h0.astype(dtype), chunk)
+    return Scan(y, h_last, decay_of(steps, dtype))
+
+
+def no_state(steps: Steps, dtype: Any) -> Array:
+    """The state before the first step where none is given, of N numbers a channel."""
+    return jnp.zeros((*steps.u.shape[1:], steps.B.shape[-1]), dtype)
+
+
+def decay_of(steps: Steps, dtype: Any) -> Decay:
+    """The decay of a stretch."""
+    total = jnp.sum(steps.dt.astype(dtype), axis=0)
+    if steps.reset is None:
+        return Decay(total, jnp.ones(steps.dt.shape[1], dtype))
+    return Decay(total, 1 - jnp.any(steps.reset, axis=0).astype(dtype))
 
 
 def even_chunk(length: int, chunk: int) -> int:

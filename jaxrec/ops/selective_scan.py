@@ -11,17 +11,11 @@ streams longer than a row, serving and splitting time over devices all follow.
 Several implementations of one meaning; `choose` picks by the backend.
 """
 
-from collections.abc import Callable
-
 import jax
-import jax.numpy as jnp
 
 from jaxrec.ops import pallas_scan, parallel_scan, recurrence, sequential_scan
-from jaxrec.ops.recurrence import Scan
+from jaxrec.ops.recurrence import Core, Scan, Steps
 from jaxrec.types import Array
-
-Core = Callable[..., tuple[Array, Array]]
-
 
 IMPLEMENTATIONS: dict[str, Core] = {
     "reference": sequential_scan.reference,
@@ -69,14 +63,5 @@ def selective_scan(
     """
     if impl == "auto":
         impl = choose(jax.default_backend(), len(u))
-    if impl not in IMPLEMENTATIONS:
-        raise ValueError(f"impl={impl!r}: one of {', '.join(IMPLEMENTATIONS)}, or auto")
-    dtype = recurrence.working_dtype(u, dt, A, B, C)
-    if h0 is None:
-        h0 = jnp.zeros((u.shape[1], *A.shape), dtype)
-    chunk = recurrence.even_chunk(len(u), chunk)
-    if reset is not None:
-        reset = reset.astype(bool)
-    core = IMPLEMENTATIONS[impl]
-    y, h_last = core(u, dt, A, B, C, h0.astype(dtype), reset, chunk)
-    return Scan(y, h_last, recurrence.decay_of(dt, reset, dtype))
+    steps = Steps(u, dt, B, C, reset)
+    return recurrence.scan(IMPLEMENTATIONS, impl, steps, A, h0, chunk)

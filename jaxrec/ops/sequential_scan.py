@@ -20,76 +20,50 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.ops import recurrence
+from jaxrec.ops.recurrence import Steps
 from jaxrec.types import Array
 
-# u, dt: [T, B, D]; B, C: [T, B, N]; reset: bool[T, B] or None
-Sequences = tuple[Array, Array, Array, Array, Array | None]
+
+def transition(A: Array, h: Array, x: Steps) -> Array:
+    """h_{t-1} -> h_t, [B, D, N], by one step."""
+    h = recurrence.forget(x.reset, h)
+    added = (x.dt * x.u)[:, :, None] * x.B[:, None, :]
+    return jnp.exp(x.dt[:, :, None] * A[None]) * h + added
 
 
-def transition(
-    A: Array, h: Array, u: Array, dt: Array, B: Array, reset: Array | None
-) -> Array:
-    """h_{t-1} -> h_t, [B, D, N]. u, dt: [B, D]; B: [B, N]; reset: bool[B]."""
-    h = recurrence.forget(reset, h)
-    return jnp.exp(dt[:, :, None] * A[None]) * h + (dt * u)[:, :, None] * B[:, None, :]
-
-
-def run(A: Array, h: Array, xs: Sequences) -> tuple[Array, Array]:
+def run(steps: Steps, A: Array, h: Array) -> tuple[Array, Array]:
     """y [T, B, D] and the last state, in the dtype of h."""
 
-    def step(h: Array, x: Sequences) -> tuple[Array, Array]:
-        u, dt, B, C, reset = widen(x, h.dtype)
-        h = transition(A, h, u, dt, B, reset)
-        return h, jnp.einsum("bdn,bn->bd", h, C)
+    def step(h: Array, x: Steps) -> tuple[Array, Array]:
+        x = x.astype(h.dtype)  # here, so that what is saved stays narrow
+        h = transition(A, h, x)
+        return h, jnp.einsum("bdn,bn->bd", h, x.C)
 
-    h_last, y = jax.lax.scan(step, h, xs)
+    h_last, y = jax.lax.scan(step, h, steps)
     return y, h_last
 
 
-def widen(x: tuple, dtype: jnp.dtype) -> tuple:
-    """One step's inputs in the dtype of the state: saved ones stay narrow."""
-    return tuple(z if z is None or z.dtype == bool else z.astype(dtype) for z in x)
-
-
-def reference(
-    u: Array,
-    dt: Array,
-    A: Array,
-    B: Array,
-    C: Array,
-    h0: Array,
-    reset: Array | None,
-    chunk: int,
-) -> tuple[Array, Array]:
+def reference(steps: Steps, A: Array, h0: Array, chunk: int) -> tuple[Array, Array]:
     """One `lax.scan`; its autodiff saves about three states a step."""
-    return run(A.astype(h0.dtype), h0, (u, dt, B, C, reset))
+    return run(steps, A.astype(h0.dtype), h0)
 
 
-def custom_vjp(
-    u: Array,
-    dt: Array,
-    A: Array,
-    B: Array,
-    C: Array,
-    h0: Array,
-    reset: Array | None,
-    chunk: int,
-) -> tuple[Array, Array]:
+def custom_vjp(steps: Steps, A: Array, h0: Array, chunk: int) -> tuple[Array, Array]:
     """One state saved a chunk, those of one chunk alive in the backward pass."""
-    y, h_last = chunked(recurrence.split((u, dt, B, C, reset), chunk), A, h0)
-    return recurrence.merge(y, len(u)), h_last
+    y, h_last = chunked(recurrence.split(steps, chunk), A, h0)
+    return recurrence.merge(y, len(steps.u)), h_last
 
 
 @jax.custom_vjp
-def chunked(chunks: Sequences, A: Array, h0: Array) -> tuple[Array, Array]:
-    """Sequences in chunks, [T / chunk, chunk, B, ...] -> (y likewise, h_last)."""
+def chunked(chunks: Steps, A: Array, h0: Array) -> tuple[Array, Array]:
+    """Steps in chunks, [T / chunk, chunk, B, ...] -> (y likewise, h_last)."""
     (y, h_last), _ = chunked_forward(chunks, A, h0)
     return y, h_last
 
 
-def chunked_forward(chunks: Sequences, A: Array, h0: Array) -> tuple:
-    def one(h: Array, xs: Sequences) -> tuple[Array, tuple[Array, Array]]:
-        y, h_last = run(A.astype(h.dtype), h, xs)
+def chunked_forward(chunks: Steps, A: Array, h0: Array) -> tuple:
+    def one(h: Array, steps: Steps) -> tuple[Array, tuple[Array, Array]]:
+        y, h_last = run(steps, A.astype(h.dtype), h)
         return h_last, (y, h)
 
     h_last, (y, entries) = jax.lax.scan(one, h0, chunks)
@@ -102,12 +76,12 @@ def chunked_backward(saved: tuple, cotangents: tuple[Array, Array]) -> tuple:
     wide = A.astype(dh_last.dtype)
 
     def one(carry: tuple, x: tuple) -> tuple:
-        xs, h, dy = x
-        h_last, before = jax.lax.scan(functools.partial(rebuild, wide), h, xs)
+        steps, h, dy = x
+        h_last, before = jax.lax.scan(functools.partial(rebuild, wide), h, steps)
         (g, dA, _), grads = jax.lax.scan(
             functools.partial(adjoint, wide),
             (*carry, h_last),
-            (xs, dy, before),
+            (steps, dy, before),
             reverse=True,
         )
         return (g, dA), grads
@@ -116,20 +90,19 @@ def chunked_backward(saved: tuple, cotangents: tuple[Array, Array]) -> tuple:
         one, (dh_last, jnp.zeros_like(wide)), (chunks, entries, dy), reverse=True
     )
     narrow = [g.astype(x.dtype) for g, x in zip((du, ddt, dB, dC), chunks)]
-    return (*narrow, None), dA.astype(A.dtype), dh0
+    return Steps(*narrow), dA.astype(A.dtype), dh0
 
 
-def rebuild(A: Array, h: Array, x: Sequences) -> tuple[Array, Array]:
+def rebuild(A: Array, h: Array, x: Steps) -> tuple[Array, Array]:
     """Emits h_{t-1}."""
-    u, dt, B, _, reset = widen(x, h.dtype)
-    return transition(A, h, u, dt, B, reset), h
+    return transition(A, h, x.astype(h.dtype)), h
 
 
 def adjoint(A: Array, carry: tuple, x: tuple) -> tuple:
     """One step of the equations at the top; carries s_t a_t G_t, dA and h_t."""
     g, dA, h = carry
-    xs, dy, before = x
-    u, dt, B, C, reset = widen(xs, g.dtype)
+    one, dy, before = x
+    u, dt, B, C, reset = one.astype(g.dtype)
     G = g + dy[:, :, None] * C[:, None, :]
     aG = recurrence.forget(reset, jnp.exp(dt[:, :, None] * A[None]) * G)
     E = aG * recurrence.forget(reset, before)

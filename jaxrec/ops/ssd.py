@@ -10,41 +10,28 @@ chunk of time becomes matrix products. It is another model than `selective_scan`
 another implementation of it. B and C are shared by the heads.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxrec.ops import recurrence
-from jaxrec.ops.recurrence import Scan, Stretch
+from jaxrec.ops.recurrence import Core, Scan, Steps, Stretch
 from jaxrec.types import Array
 
-Core = Callable[..., tuple[Array, Array]]
 
-
-def sequential(
-    u: Array,
-    dt: Array,
-    A: Array,
-    B: Array,
-    C: Array,
-    h0: Array,
-    reset: Array | None,
-    chunk: int,
-) -> tuple[Array, Array]:
+def sequential(steps: Steps, A: Array, h0: Array, chunk: int) -> tuple[Array, Array]:
     """Step after step: the oracle, and the form for a single step."""
 
-    def step(h: Array, x: tuple) -> tuple[Array, Array]:
-        u_t, dt_t, B_t, C_t, reset_t = x
-        u_t, dt_t, B_t, C_t = (z.astype(h.dtype) for z in (u_t, dt_t, B_t, C_t))
-        h = recurrence.forget(reset_t, h)
-        a = jnp.exp(dt_t * A.astype(h.dtype)[None])
-        x_t = dt_t[:, :, None] * u_t
-        h = a[:, :, None, None] * h + x_t[..., None] * B_t[:, None, None, :]
-        return h, jnp.einsum("bhpn,bn->bhp", h, C_t)
+    def step(h: Array, x: Steps) -> tuple[Array, Array]:
+        u, dt, B, C, reset = x.astype(h.dtype)
+        h = recurrence.forget(reset, h)
+        a = jnp.exp(dt * A.astype(h.dtype)[None])
+        added = (dt[:, :, None] * u)[..., None] * B[:, None, None, :]
+        h = a[:, :, None, None] * h + added
+        return h, jnp.einsum("bhpn,bn->bhp", h, C)
 
-    h_last, y = jax.lax.scan(step, h0, (u, dt, B, C, reset))
+    h_last, y = jax.lax.scan(step, h0, steps)
     return y, h_last
 
 
@@ -63,10 +50,9 @@ class Chunk(NamedTuple):
     segment: Array | None
 
 
-def prepare(A: Array, xs: tuple) -> Chunk:
-    """xs: u [Q, B, H, P], dt [Q, B, H], B and C [Q, B, N], reset bool[Q, B] or None."""
-    *narrow, reset = xs
-    u, dt, B, C = (z.astype(A.dtype) for z in narrow)
+def prepare(A: Array, steps: Steps) -> Chunk:
+    """The Q steps of a chunk in the dtype of A."""
+    u, dt, B, C, reset = steps.astype(A.dtype)
     return Chunk(
         x=(dt[..., None] * u).transpose(1, 2, 0, 3),
         B=B.transpose(1, 0, 2)[:, None],
@@ -114,44 +100,26 @@ def summary(c: Chunk) -> Stretch:
     return Stretch(jnp.exp(total)[..., None], local, cut)
 
 
-def chunked(
-    u: Array,
-    dt: Array,
-    A: Array,
-    B: Array,
-    C: Array,
-    h0: Array,
-    reset: Array | None,
-    chunk: int,
-) -> tuple[Array, Array]:
+def chunked(steps: Steps, A: Array, h0: Array, chunk: int) -> tuple[Array, Array]:
     """Chunk after chunk, each recomputed in the backward pass: the least memory."""
 
     @jax.checkpoint
-    def one(h: Array, xs: tuple) -> tuple[Array, Array]:
-        c = prepare(A.astype(h.dtype), xs)
+    def one(h: Array, steps: Steps) -> tuple[Array, Array]:
+        c = prepare(A.astype(h.dtype), steps)
         y = within(c) + carried(c, h)
         return summary(c).across(h), y.transpose(2, 0, 1, 3)
 
-    h_last, y = jax.lax.scan(one, h0, recurrence.split((u, dt, B, C, reset), chunk))
-    return recurrence.merge(y, len(u)), h_last
+    h_last, y = jax.lax.scan(one, h0, recurrence.split(steps, chunk))
+    return recurrence.merge(y, len(steps.u)), h_last
 
 
-def all_chunks(
-    u: Array,
-    dt: Array,
-    A: Array,
-    B: Array,
-    C: Array,
-    h0: Array,
-    reset: Array | None,
-    chunk: int,
-) -> tuple[Array, Array]:
+def all_chunks(steps: Steps, A: Array, h0: Array, chunk: int) -> tuple[Array, Array]:
     """All chunks side by side, only their summaries in turn: the most parallel."""
-    chunks = recurrence.split((u, dt, B, C, reset), chunk)
+    chunks = recurrence.split(steps, chunk)
     c = jax.vmap(prepare, in_axes=(None, 0))(A.astype(h0.dtype), chunks)
     entries, h_last = recurrence.entry_states(jax.vmap(summary)(c), h0)
     y = jax.vmap(within)(c) + jax.vmap(carried)(c, entries)
-    return recurrence.merge(y.transpose(0, 3, 1, 2, 4), len(u)), h_last
+    return recurrence.merge(y.transpose(0, 3, 1, 2, 4), len(steps.u)), h_last
 
 
 IMPLEMENTATIONS: dict[str, Core] = {
@@ -193,14 +161,5 @@ def ssd_scan(
     """
     if impl == "auto":
         impl = choose(jax.default_backend(), len(u))
-    if impl not in IMPLEMENTATIONS:
-        raise ValueError(f"impl={impl!r}: one of {', '.join(IMPLEMENTATIONS)}, or auto")
-    dtype = recurrence.working_dtype(u, dt, A, B, C)
-    if h0 is None:
-        h0 = jnp.zeros((*u.shape[1:], B.shape[-1]), dtype)
-    chunk = recurrence.even_chunk(len(u), chunk)
-    if reset is not None:
-        reset = reset.astype(bool)
-    core = IMPLEMENTATIONS[impl]
-    y, h_last = core(u, dt, A, B, C, h0.astype(dtype), reset, chunk)
-    return Scan(y, h_last, recurrence.decay_of(dt, reset, dtype))
+    steps = Steps(u, dt, B, C, reset)
+    return recurrence.scan(IMPLEMENTATIONS, impl, steps, A, h0, chunk)
