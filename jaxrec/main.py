@@ -47,7 +47,8 @@ PEER_TIMEOUT = flags.DEFINE_integer(
     lower_bound=2,
 )
 TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+NO_SPACE += (errno.EPERM,)
 
 
 def main(argv: list[str]) -> int:
@@ -63,7 +64,8 @@ def main(argv: list[str]) -> int:
         return fail(f"no config file {path}: for example --config=configs/otto.py")
     from jaxrec import hosts  # after --help, which needs no JAX
 
-    workdir = Path(WORKDIR.value or Path("runs") / CONFIG.value.name)
+    # A shell leaves the ~ of --workdir=~/run as it is; an unknown ~user stays too.
+    workdir = Path(os.path.expanduser(WORKDIR.value or f"runs/{CONFIG.value.name}"))
     try:
         address = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
         found = hosts.plan(os.environ, *address, DISTRIBUTED.value)

@@ -49,7 +49,7 @@ def compiled(**changes):
 UNROLLED = (("bootstrap", False), ("predict_terminal", True), ("share_trunk", True))
 UNROLLED = (*UNROLLED, ("unroll", 3))
 SINGLE = (("bootstrap", False), ("bounds_weight", 0.0), ("members", 1))
-SINGLE = (*SINGLE, ("head", "deterministic"))
+SINGLE = (*SINGLE, ("head", "deterministic"), ("correction", "none"))
 
 
 def batch_of(step=0):
@@ -164,16 +164,19 @@ def test_unrolled_steps_see_the_models_own_states():
     params = jax.tree.map(lambda x: x[0], state.params)
 
     @jax.jit
-    def means(s):
+    def outputs(s):
         s = scales.standardise(s)
-        return module.apply(params, s, batch["action"], batch["mask"]).mean
+        return module.apply(params, s, batch["action"], batch["mask"])
 
     s, extra = batch["observation"], 0.0
+    rewards = scales.standardise_reward(batch["reward"])
     for j in (K - 2, K - 1):
-        guess = s[:, j - 1] + scales.delta_std[None] * means(s)[:, j - 1]
+        guess = s[:, j - 1] + scales.delta_std[None] * outputs(s).mean[:, j - 1]
         s = s.at[:, j].set(guess)
-        target = (batch["next_observation"][:, j] - guess) / scales.delta_std[None]
-        extra += jnp.mean(jnp.sum(jnp.square(target - means(s)[:, j]), axis=-1))
+        target, out = batch["next_observation"][:, j] - guess, outputs(s)
+        error = target / scales.delta_std[None] - out.mean[:, j]
+        extra += jnp.mean(jnp.sum(jnp.square(error), axis=-1))
+        extra += jnp.mean(jnp.square(rewards[:, j] - out.reward[:, j]))
     plain, three = step(state, batch, key)[1], unrolled(state, batch, key)[1]
     np.testing.assert_allclose(three["loss"] - plain["loss"], extra, rtol=1e-4)
 

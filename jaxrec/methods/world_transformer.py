@@ -88,11 +88,9 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         counts = mask.astype(jnp.float32)
         known = counts * batch["valid_next"]  # the next state is the true one
         out = network.apply(params, scales.standardise(s), a, mask)
-        state = state_loss(out, s, batch["next_observation"], known, scales)
-        reward = divide(
-            losses.reward_error,
-            (out.reward, scales.standardise_reward(batch["reward"]), counts),
-        )
+        r, s_next = scales.standardise_reward(batch["reward"]), batch["next_observation"]
+        state = state_loss(out, s, s_next, known, scales)
+        reward = divide(losses.reward_error, (out.reward, r, counts))
         loss = state + config.reward_weight * reward
         loss += config.bounds_weight * out.bounds
         if config.predict_terminal:
@@ -106,8 +104,11 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             seen = mask[:, j - 1, None]
             s = s.at[:, j].set(jnp.where(seen, guess, s[:, j]))
             out = network.apply(params, scales.standardise(s), a, mask)
-            only = known * (jnp.arange(context) == j)[None, :]
-            loss += state_loss(out, s, batch["next_observation"], only, scales)
+            only = (jnp.arange(context) == j)[None, :]
+            loss += state_loss(out, s, s_next, known * only, scales)
+            loss += config.reward_weight * divide(
+                losses.reward_error, (out.reward, r, counts * only)
+            )
         return loss, dict(state_loss=state, reward_loss=reward)
 
     def state_loss(
