@@ -50,3 +50,19 @@ def test_memory_at_2048_steps_and_its_growth(scan, impl, bound):
 
 def test_autodiff_through_the_steps_would_fail_the_gate():
     assert mebibytes(selective_scan, 2048, "reference") > 200
+
+
+def test_without_a_gradient_the_adjoint_form_is_the_plain_loop():
+    """Loops of chunks in it would copy what each of them reads."""
+    args = [
+        jax.ShapeDtypeStruct(s, jnp.float32) for s in ((8, 1, 2), (2, 1), (8, 1, 1))
+    ]
+
+    def loss(u, A, b):
+        return jnp.sum(selective_scan(u, u, A, b, b, impl="custom_vjp", chunk=4).y)
+
+    loops = [
+        jax.jit(f).lower(*args).as_text().count("stablehlo.while")
+        for f in (loss, jax.grad(loss))
+    ]
+    assert loops[0] == 1 < loops[1], loops

@@ -48,30 +48,27 @@ def reference(steps: Steps, A: Array, h0: Array, chunk: int) -> tuple[Array, Arr
     return run(steps, A.astype(h0.dtype), h0)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def custom_vjp(steps: Steps, A: Array, h0: Array, chunk: int) -> tuple[Array, Array]:
-    """One state saved a chunk, those of one chunk alive in the backward pass."""
-    y, h_last = chunked(recurrence.split(steps, chunk), A, h0)
-    return recurrence.merge(y, len(steps.u)), h_last
+    """One state saved a chunk, those of one chunk alive in the backward pass.
+
+    Without a gradient nothing is saved and there are no chunks: a loop in a loop would
+    copy the steps of each chunk before it reads them.
+    """
+    return reference(steps, A, h0, chunk)
 
 
-@jax.custom_vjp
-def chunked(chunks: Steps, A: Array, h0: Array) -> tuple[Array, Array]:
-    """Steps in chunks, [T / chunk, chunk, B, ...] -> (y likewise, h_last)."""
-    (y, h_last), _ = chunked_forward(chunks, A, h0)
-    return y, h_last
-
-
-def chunked_forward(chunks: Steps, A: Array, h0: Array) -> tuple:
+def forward(steps: Steps, A: Array, h0: Array, chunk: int) -> tuple:
     def one(h: Array, steps: Steps) -> tuple[Array, tuple[Array, Array]]:
         y, h_last = run(steps, A.astype(h.dtype), h)
         return h_last, (y, h)
 
-    h_last, (y, entries) = jax.lax.scan(one, h0, chunks)
-    return (y, h_last), (chunks, A, entries)
+    h_last, (y, entries) = jax.lax.scan(one, h0, recurrence.split(steps, chunk))
+    return (recurrence.merge(y, len(steps.u)), h_last), (steps, A, entries)
 
 
-def chunked_backward(saved: tuple, cotangents: tuple[Array, Array]) -> tuple:
-    chunks, A, entries = saved
+def backward(chunk: int, saved: tuple, cotangents: tuple[Array, Array]) -> tuple:
+    steps, A, entries = saved
     dy, dh_last = cotangents
     wide = A.astype(dh_last.dtype)
 
@@ -86,10 +83,12 @@ def chunked_backward(saved: tuple, cotangents: tuple[Array, Array]) -> tuple:
         )
         return (g, dA), grads
 
-    (dh0, dA), (du, ddt, dB, dC) = jax.lax.scan(
+    chunks, dy = recurrence.split((steps, dy), chunk)
+    (dh0, dA), grads = jax.lax.scan(
         one, (dh_last, jnp.zeros_like(wide)), (chunks, entries, dy), reverse=True
     )
-    narrow = [g.astype(x.dtype) for g, x in zip((du, ddt, dB, dC), chunks)]
+    grads = recurrence.merge(grads, len(steps.u))
+    narrow = [g.astype(x.dtype) for g, x in zip(grads, steps)]
     return Steps(*narrow), dA.astype(A.dtype), dh0
 
 
@@ -114,4 +113,4 @@ def adjoint(A: Array, carry: tuple, x: tuple) -> tuple:
     return (aG, dA, before), (GB * dt, ddt, dB, dC)
 
 
-chunked.defvjp(chunked_forward, chunked_backward)
+custom_vjp.defvjp(forward, backward)
