@@ -88,7 +88,8 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         counts = mask.astype(jnp.float32)
         known = counts * batch["valid_next"]  # the next state is the true one
         out = network.apply(params, scales.standardise(s), a, mask)
-        r, s_next = scales.standardise_reward(batch["reward"]), batch["next_observation"]
+        s_next = batch["next_observation"]
+        r = scales.standardise_reward(batch["reward"])
         state = state_loss(out, s, s_next, known, scales)
         reward = divide(losses.reward_error, (out.reward, r, counts))
         loss = state + config.reward_weight * reward
