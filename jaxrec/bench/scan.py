@@ -2,9 +2,10 @@
 
 One scan of random sequences, forward alone and forward with the gradients of u, dt, A,
 B and C (not of h0): CPU-ms of all threads of this process, the median of rounds in
-which the implementations take turns; scratch memory of the compiled program, a fact
-that no load changes; seconds of compilation. "ssd_" are Mamba-2's, another model than
-the others, of as many numbers: D channels in heads of 64.
+which the implementations take turns, each after an untimed call of its own; scratch
+memory of the compiled program, a fact that no load changes; seconds of compilation.
+"ssd_" are Mamba-2's, another model than the others, of as many numbers: D channels in
+heads of 64.
 
 Ours to hold (`GATES`, with the defaults on a CPU): the adjoint by hand takes at most
 0.6 of the time of autodiff, the matrix products at most 0.6 of that. Threads that wait
@@ -94,7 +95,7 @@ def measure(
             found[name][f"{prefix}compile_seconds"] = round(seconds, 1)
             if rounds:
                 running[f"{name} {what}"] = (functools.partial(compiled, *given), 1)
-    for key, spent in timing.in_turn(running, rounds).items():
+    for key, spent in timing.in_turn(running, rounds, settled=True).items():
         name, what = key.split()
         prefix = "forward_" if what == "forward" else ""
         found[name] |= {

@@ -29,12 +29,16 @@ class Timing(NamedTuple):
 
 
 def in_turn(
-    rivals: Mapping[str, tuple[Callable[[], Any], int]], rounds: int
+    rivals: Mapping[str, tuple[Callable[[], Any], int]],
+    rounds: int,
+    settled: bool = False,
 ) -> dict[str, Timing]:
     """Time name -> (function, units of work in one call of it).
 
     A function returns what must be ready before the clock stops. Each is called once
-    before the rounds, to be warm.
+    before the rounds, to be warm; with `settled` also before each timed call of it. A
+    short function pays for the one before it otherwise: after one that needs hundreds
+    of megabytes the memory comes from the system anew, and the caches are cold.
     """
     for run, _ in rivals.values():
         jax.block_until_ready(run())
@@ -42,6 +46,8 @@ def in_turn(
     wall = {name: [] for name in rivals}
     for _ in range(rounds):
         for name, (run, units) in rivals.items():
+            if settled:
+                jax.block_until_ready(run())
             cpu_start, wall_start = time.process_time(), time.perf_counter()
             jax.block_until_ready(run())
             wall[name].append(1e3 * (time.perf_counter() - wall_start) / units)
