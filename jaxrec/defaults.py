@@ -109,7 +109,7 @@ def run(
         select="",  # validation metric that picks the step to report beside the last
         mesh=dict(data=-1, model=1),  # -1: all devices
         profile=dict(steps=0),  # updates to trace, 0 = none: see jaxrec.profiling
-        rules=(),  # ((pattern, axes), ...): see jaxrec.sharding
+        rules=(),  # ((pattern, axes), ...), items, fsdp: see jaxrec.rules
         device_data_limit=1 << 30,  # bytes; larger sets are streamed from files
         **{stage: dict(section) for stage, section in stages.items()},
     )

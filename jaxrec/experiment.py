@@ -24,6 +24,7 @@ from jaxrec import (
     logs,
     profiling,
     report,
+    rules,
     seeds,
     sharding,
     train,
@@ -155,7 +156,7 @@ def build(
         seed=config.seed,
         num_seeds=config.num_seeds,
         mesh=mesh,
-        rules=tuple((pattern, tuple(axes)) for pattern, axes in config.rules),
+        rules=rules.parse(config.rules),
         device_data_limit=config.device_data_limit,
         headline=config.headline,
         # Runs of before there were traces have no field.
@@ -260,14 +261,15 @@ def produce(stage: Stage, state: TrainState, folder: Path) -> dict[str, Any]:
     logs.say(f"{stage.name}: producing")
     state = sharding.local(stage.mesh, state)
     key = seeds.fold(streams(stage)[2], stage.config.steps + 1)
-    arrays = [
-        stage.method.produce(
-            seeds.pick(state, number, stage.num_seeds),
-            own_rows(stage.dataset, number),
-            seeds.pick(key, number, stage.num_seeds),
-        )
-        for number in range(stage.num_seeds)
-    ]
+    with sharding.in_use(stage.mesh.local_mesh):
+        arrays = [
+            stage.method.produce(
+                seeds.pick(state, number, stage.num_seeds),
+                own_rows(stage.dataset, number),
+                seeds.pick(key, number, stage.num_seeds),
+            )
+            for number in range(stage.num_seeds)
+        ]
     about_one = stage.method.facts or (lambda arrays, info: {})
     found = [about_one(one, stage.dataset.info) for one in arrays]
     facts = {k: logs.plain([one[k] for one in found]) for k in found[0]}

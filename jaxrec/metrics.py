@@ -7,6 +7,7 @@ the whole catalogue, no sampled negatives. HR, NDCG and cumulative reward as in 
 arXiv 2110.15097), corrected NDCG as in SA2C (WSDM 2022, arXiv 2111.03474).
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.losses import softmax
+from jaxrec.ops import catalogue
 from jaxrec.types import Array, Batch
 
 KS = (5, 10, 20)
@@ -52,7 +54,7 @@ def rank(scores: Array, target: Array, ties: str = "mean") -> Array:
 
 def top_k(scores: Array, k: int) -> Array:
     """int32[B, k], best first, the first of equals; 0 where only -inf is left."""
-    value, item = jax.lax.top_k(scores, k)
+    value, item = catalogue.top_k(scores, k)
     return jnp.where(value == -jnp.inf, 0, item).astype(jnp.int32)
 
 
@@ -73,7 +75,6 @@ def rank_chunked(
     `seen`: int32[B, L], items that score -inf. Returns float32[B] and int32[B, k].
     Scores that differ by rounding alone may tie here and not in `rank`.
     """
-    size = softmax.chunk_size(table.shape[0], size)
     if bias is None:
         bias = jnp.zeros(table.shape[0], table.dtype)
     # The diagonal of a product and not a sum of products, so that on accelerators the
@@ -83,6 +84,26 @@ def rank_chunked(
     if seen is not None:
         own = jnp.where((seen == target[:, None]).any(axis=1), -jnp.inf, own)
     own = own.astype(jnp.float32)
+    args = (table, bias), (x, target, own, seen)
+    part = functools.partial(_rank_part, size=size, num_items=num_items, k=k)
+
+    def split(items: Any, others: Any, start: Array) -> tuple[Array, ...]:
+        greater, equal, value, best = part(items, others, start)
+        counts = jax.lax.psum((greater, equal), catalogue.AXIS)
+        return *counts, *catalogue.best_of_all(value, best, k)
+
+    greater, equal, value, best = (
+        catalogue.own_items(split, *args, (catalogue.WHOLE,) * 4)
+        if catalogue.is_split(len(table))
+        else part(*args, 0)
+    )
+    return _place(greater, equal, ties), jnp.where(value == -jnp.inf, 0, best)
+
+
+def _rank_part(items, others, start, size, num_items, k):
+    """How many items of a part beat the target and tie with it, and the top k."""
+    (table, bias), (x, target, own, seen) = items, others
+    size = softmax.chunk_size(len(table), size)
     row = jnp.arange(x.shape[0])[:, None]
 
     def body(carry: Any, piece: Any) -> tuple[Any, None]:
@@ -95,7 +116,7 @@ def rank_chunked(
             # Negative places would count from the end: send them past it, to be lost.
             place = jnp.where(seen >= first, seen - first, size)
             y = y.at[row, place].set(-jnp.inf, mode="drop")
-        other = (item[None, :] != target[:, None]) & (item < table.shape[0])[None]
+        other = (item[None, :] != target[:, None]) & (item < start + len(table))[None]
         more, same = _beats(y, own, other)
         new, here = jax.lax.top_k(y, min(k, size))
         # Carried items come first: they have the lower numbers, which win ties.
@@ -104,15 +125,11 @@ def rank_chunked(
         best = jnp.take_along_axis(best, order, axis=1)
         return ((greater + more, equal + same), best, value), None
 
-    zeros = jnp.zeros_like(own)
-    start = (
-        (zeros, zeros),
-        jnp.zeros((x.shape[0], k), jnp.int32),
-        jnp.full((x.shape[0], k), -jnp.inf),
-    )
-    pieces = softmax.chunks(table, bias, size, num_items)
-    ((greater, equal), best, value), _ = jax.lax.scan(body, start, pieces)
-    return _place(greater, equal, ties), jnp.where(value == -jnp.inf, 0, best)
+    none = jnp.full((x.shape[0], k), -jnp.inf)
+    begin = (jnp.zeros_like(own),) * 2, jnp.zeros(none.shape, jnp.int32), none
+    pieces = softmax.chunks(table, bias, size, num_items, start)
+    ((greater, equal), best, value), _ = jax.lax.scan(body, begin, pieces)
+    return greater, equal, value, best
 
 
 def facts(info: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class Stage(NamedTuple):
     seed: int
     num_seeds: int
     mesh: jax.sharding.Mesh
-    rules: tuple[sharding.Rule, ...] = ()
+    rules: tuple[Any, ...] = ()  # see `rules`
     device_data_limit: int = 1 << 30  # bytes; larger sets are streamed from the host
     headline: str = ""
     profile_steps: int = 0  # see `profiling`
@@ -83,7 +83,8 @@ def multi_step(stage: Stage, streamed: bool, size: int = 0) -> Callable:
 
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
         batch = sharding.split_batch(stage.mesh, batch, int(many))
-        return step_fn(state, batch, seeds.fold(train_key, state.step))
+        with sharding.in_use(stage.mesh):
+            return step_fn(state, batch, seeds.fold(train_key, state.step))
 
     size = size or steps_per_call(config)
 

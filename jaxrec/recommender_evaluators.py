@@ -33,18 +33,7 @@ def ranking(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metr
     if not dataset.evals:
         logs.say("ranking: nothing is held out, choose another data.split")
 
-    @jax.jit
-    def step(state: TrainState, facts: Any, number: int, batch: Batch) -> Any:
-        event = windows.transition(batch)
-        scores = method.scores(state, event.items, event.length, event.timestep)
-        if mask_seen:
-            row = jnp.arange(len(event.items))[:, None]
-            scores = scores.at[row, event.items].set(-jnp.inf)
-        rows = dict(target=event.action, kind=event.kind, reward=event.reward)
-        best = metrics.top_k(scores, max(metrics.KS))
-        ranks = metrics.rank(scores, event.action)
-        rows["weight"] = batch["weight"]
-        return metrics.ranking_sums(ranks, best, rows, facts), (best, ranks)
+    step = jax.jit(make_ranker(method, mask_seen))
 
     def evaluate(state: TrainState, key: jax.Array) -> Metrics:
         found: Metrics = {}
@@ -70,6 +59,24 @@ def ranking(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metr
         return found
 
     return evaluate
+
+
+def make_ranker(method: Method, mask_seen: bool) -> Callable[..., Any]:
+    """(state, facts, number, batch) -> (sums, (best int32[B, K], rank float32[B]))."""
+
+    def step(state: TrainState, facts: Any, number: int, batch: Batch) -> Any:
+        event = windows.transition(batch)
+        scores = method.scores(state, event.items, event.length, event.timestep)
+        if mask_seen:
+            row = jnp.arange(len(event.items))[:, None]
+            scores = scores.at[row, event.items].set(-jnp.inf)
+        rows = dict(target=event.action, kind=event.kind, reward=event.reward)
+        best = metrics.top_k(scores, max(metrics.KS))
+        ranks = metrics.rank(scores, event.action)
+        rows["weight"] = batch["weight"]
+        return metrics.ranking_sums(ranks, best, rows, facts), (best, ranks)
+
+    return step
 
 
 def recall_by_lag(

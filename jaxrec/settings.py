@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from jaxrec import evaluators, summary
+from jaxrec import evaluators, rules, summary
 from jaxrec.errors import UserError
 from jaxrec.methods import METHODS
 
@@ -59,6 +59,7 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
             at_least(1, f"{name}.{section.method}.{field}", value)
     for field, value in config.eval.items():
         at_least(0 if field == "seed" else 1, f"eval.{field}", value)
+    rules.parse(config.rules)
     at_least(1, "num_seeds", config.num_seeds)
     at_least(0, "seed", config.seed)
     for field in ("seed", "time_limit"):

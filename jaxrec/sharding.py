@@ -1,14 +1,12 @@
 """Where arrays live: a mesh of two named axes, and rules on parameter names.
 
-A rule is (pattern, axes): the pattern is searched in the leaf's path, such as
-`params/item_table/embedding`, and axes name the mesh axis of each dimension, such as
-("model", None). Because optimiser moments and target networks carry the parameter's
-path inside their own, one rule places them all. What no rule matches is replicated.
+What a rule may be says `jaxrec.rules`; what none splits is replicated.
 
 Axes are Auto: the compiler propagates shardings. (The Explicit default of newer JAX
 fails on an embedding table split over its rows.)
 """
 
+import contextlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -17,9 +15,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxrec import rules as rules_lib
 from jaxrec.types import UserError
-
-Rule = tuple[str, tuple[str | None, ...]]
 
 
 def make_mesh(data: int = -1, model: int = 1) -> Mesh:
@@ -55,63 +52,73 @@ def path_name(path: Sequence[Any]) -> str:
     )
 
 
-def place(mesh: Mesh, tree: Any, rules: Sequence[Rule], leading: int = 0) -> Any:
+def place(mesh: Mesh, tree: Any, rules: Sequence[Any], leading: int = 0) -> Any:
     """A NamedSharding for every leaf of `tree` (arrays or ShapeDtypeStructs).
 
-    `leading` dimensions, such as the axis of seeds, stay unsplit before the rule's.
-    Raises UserError for a rule that matches no leaf, names an unknown axis, has more
-    dimensions than the leaf, or does not divide it.
+    `rules`: see `jaxrec.rules`; what none splits is replicated. `leading` dimensions,
+    such as the axis of seeds, stay unsplit before the rule's.
+    Raises UserError for a rule that splits no leaf, names an unknown axis, or does not
+    divide a leaf.
     """
+    found = rules_lib.parse(rules)
     used = set()
 
     def one(path: Any, leaf: Any) -> NamedSharding:
         name = path_name(path)
-        for number, (pattern, axes) in enumerate(rules):
-            if re.search(pattern, name) is None:
+        for rule in found:
+            if not rule.fits(name, leaf.ndim - leading):
                 continue
-            if leaf.ndim - leading < len(axes):
-                continue  # a scalar beside the parameter, such as Adam's count
-            used.add(number)
-            check_rule(mesh, name, leaf.shape[leading:], pattern, axes)
-            return NamedSharding(mesh, PartitionSpec(*(None,) * leading, *axes))
+            axes = rule.split(name, leaf.shape[leading:], mesh.shape)
+            if axes is not None:
+                used.add(rule.source)
+                return NamedSharding(mesh, PartitionSpec(*(None,) * leading, *axes))
         return NamedSharding(mesh, PartitionSpec())
 
     placed = jax.tree_util.tree_map_with_path(one, tree)
-    for number, (pattern, _) in enumerate(rules):
-        if number not in used:
-            names = [
-                path_name(path)
-                for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-                if path_name(path).startswith("params/")
-            ]
-            raise UserError(
-                f"sharding rule {pattern!r} matches no parameter; there are: "
-                + ", ".join(names[:12])
-                + (", ..." if len(names) > 12 else "")
-            )
+    for rule in found:
+        if rule.source not in used:
+            raise UserError(unused(rule.source, found, tree, leading))
     return placed
 
 
-def check_rule(
-    mesh: Mesh,
-    name: str,
-    shape: Sequence[int],
-    pattern: str,
-    axes: Sequence[str | None],
-) -> None:
-    """Raise UserError unless the axes exist and divide the shape."""
-    for size, axis in zip(shape, axes):
-        if axis is None:
-            continue
-        if axis not in mesh.shape:
-            raise UserError(
-                f"sharding rule {pattern!r} names axis {axis!r}: use data or model"
-            )
-        if size % mesh.shape[axis]:
-            raise UserError(
-                f"sharding rule {pattern!r}: {name} has {size} rows, not divisible by "
-                f"mesh.{axis}={mesh.shape[axis]}"
-            )
+def unused(
+    source: str, rules: Sequence[rules_lib.Rule], tree: Any, leading: int
+) -> str:
+    """Why the rule splits nothing."""
+    leaves = [
+        (path_name(path), leaf.ndim - leading)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+    own = [rule for rule in rules if rule.source == source]
+    matched = [
+        name for name, _ in leaves if any(re.search(r.pattern, name) for r in own)
+    ]
+    if not matched:
+        names = [name for name, _ in leaves if name.startswith("params/")]
+        return (
+            f"sharding rule {source} matches no parameter; there are: "
+            + ", ".join(names[:12])
+            + (", ..." if len(names) > 12 else "")
+        )
+    if not any(rule.fits(*leaf) for rule in own for leaf in leaves):
+        return (
+            f"sharding rule {source} has more axes than {matched[0]} has dimensions: "
+            "give one for each dimension, or fewer"
+        )
+    return (
+        f"sharding rule {source} splits nothing: what it matches, such as "
+        f"{matched[0]}, is small, not divisible or split by a rule before it"
+    )
+
+
+def in_use(mesh: Mesh) -> contextlib.AbstractContextManager:
+    """Programs traced inside know a mesh that splits the catalogue: `ops.catalogue`.
+
+    Other meshes need not be known: the compiler splits batches by itself.
+    """
+    if mesh.shape["model"] == 1:
+        return contextlib.nullcontext()
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 def split_batch(mesh: Mesh, batch: Any, leading: int = 0) -> Any:

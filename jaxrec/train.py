@@ -81,7 +81,8 @@ def evaluate(
         found: dict[str, Any] = {}
         for place, evaluator in enumerate(evaluators.values()):
             key_of = seeds.fold(seeds.pick(key, number, stage.num_seeds), place)
-            found |= evaluator(one, key_of)
+            with sharding.in_use(stage.mesh.local_mesh):
+                found |= evaluator(one, key_of)
         results.append(found)
     if stage.num_seeds == 1:
         return results[0]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.losses import softmax
+from jaxrec.losses import sampled_softmax, softmax
 from jaxrec.types import UserError
 
 B, V, D, ITEMS = 7, 50, 5, 41
@@ -70,10 +70,10 @@ def test_sampled_softmax_tends_to_the_full_one(problem):
     weight = jnp.arange(V) * (jnp.arange(V) <= ITEMS) * 1.0
     log_q = jnp.log(weight / weight.sum())
     drawn = jax.random.categorical(jax.random.key(5), log_q, shape=(200_000,))
-    found = softmax.sampled_cross_entropy(x, table, bias, target, drawn, log_q)
+    found = sampled_softmax.sampled_cross_entropy(x, table, bias, target, drawn, log_q)
     np.testing.assert_allclose(found, whole(*problem), atol=0.08)
     # Without other items there is nothing to lose against.
-    alone = softmax.sampled_cross_entropy(
+    alone = sampled_softmax.sampled_cross_entropy(
         x[:1], table, bias, target[:1], target[:1], log_q
     )
     assert alone == 0
@@ -117,7 +117,7 @@ def test_chunks_divide_the_vocabulary_where_they_can():
 def test_negatives_are_drawn_as_log_q_says(popularity):
     count = np.zeros(V)
     count[1 : ITEMS + 1] = np.arange(ITEMS) ** 2
-    found = softmax.sampler(count, ITEMS, 200_000, popularity)
+    found = sampled_softmax.sampler(count, ITEMS, 200_000, popularity)
     q = np.exp(np.asarray(found.log_q, np.float64))
     want = np.where(np.arange(V) <= ITEMS, (count + 1.0) ** popularity, 0.0)
     want[0] = 0.0
@@ -133,7 +133,7 @@ def test_a_rare_item_of_a_large_catalogue_keeps_its_share():
     num_items = 1_000_000
     count = np.zeros(num_items + 1)
     count[1] = 1e9  # all others together make a thousandth of the draws
-    found = softmax.sampler(count, num_items, 1_000_000, 1.0)
+    found = sampled_softmax.sampler(count, num_items, 1_000_000, 1.0)
     drawn = np.asarray(found.draw(jax.random.key(0)))
     assert 700 < (drawn > 1).sum() < 1_700
     assert drawn.max() > 900_000 and drawn[drawn > 1].min() < 100_000
@@ -143,4 +143,4 @@ def test_a_rare_item_of_a_large_catalogue_keeps_its_share():
 @pytest.mark.parametrize("negatives", [0, -3])
 def test_no_negatives_are_refused(negatives):
     with pytest.raises(UserError, match=f"negatives {negatives} .* use 1 or more"):
-        softmax.sampler(np.ones(V), ITEMS, negatives)
+        sampled_softmax.sampler(np.ones(V), ITEMS, negatives)

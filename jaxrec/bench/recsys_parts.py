@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxrec import metrics, recommender_evaluators
 from jaxrec.bench import timing
-from jaxrec.losses import softmax
+from jaxrec.losses import sampled_softmax, softmax
 from jaxrec.types import Dataset, Method
 
 BESIDE = Path(__file__).parents[3] / "shared" / "data"  # where the checkout has it
@@ -57,13 +57,13 @@ def softmax_times(vocab: int, rounds: int, negatives: int = 256) -> dict[str, fl
     """CPU-ms of a loss with its gradients (batch 256, width 64): full and sampled."""
     num_items, size = vocab - 1, softmax.chunk_size(vocab, 4_096)
     count = 1e6 / np.arange(1.0, vocab + 1)
-    uniform = softmax.sampler(count, num_items, negatives)
-    popular = softmax.sampler(count, num_items, negatives, 1.0)
+    uniform = sampled_softmax.sampler(count, num_items, negatives)
+    popular = sampled_softmax.sampler(count, num_items, negatives, 1.0)
 
-    def sampled(found: softmax.Sampler) -> Callable[..., Any]:
+    def sampled(found: sampled_softmax.Sampler) -> Callable[..., Any]:
         def loss(x: Any, t: Any, b: Any, a: Any, key: Any) -> Any:
             drawn = found.draw(key)
-            return softmax.sampled_cross_entropy(x, t, b, a, drawn, found.log_q)
+            return sampled_softmax.sampled_cross_entropy(x, t, b, a, drawn, found.log_q)
 
         return loss
 

@@ -1,19 +1,19 @@
-"""Cross entropy over a catalogue: whole, in chunks of items, or of sampled items.
+"""Cross entropy over a catalogue: whole, or in chunks of items.
 
 With a million items the table of logits [B, V] is what fills the memory. The chunked
 form sees a slice of the catalogue at a time, forward and backward, and keeps one number
-a row; its value and gradients are those of the whole one.
+a row; its value and gradients are those of the whole one. Where the catalogue is split
+over the mesh, each device loops over its own slices.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxrec.types import Array, UserError
+from jaxrec.ops import catalogue
+from jaxrec.types import Array
 
 
 def cross_entropy(logits: Array, target: Array) -> Array:
@@ -36,11 +36,14 @@ def chunk_size(vocab: int, wanted: int) -> int:
     return wanted
 
 
-def chunks(table: Array, bias: Array, size: int, num_items: int) -> Any:
+def chunks(
+    table: Array, bias: Array, size: int, num_items: int, start: Array | int = 0
+) -> Any:
     """The catalogue in slices for `lax.scan`: rows, biases, and which are items.
 
     table: float[V, D], bias: float[V] -> ([C, size, D], [C, size], bool[C, size],
     first index int32[C]); the last slice is filled with rows that are no items.
+    `start`: the number of the item in row 0, where `table` is a device's part.
     """
     vocab = table.shape[0]
     count = -(-vocab // size)
@@ -48,11 +51,12 @@ def chunks(table: Array, bias: Array, size: int, num_items: int) -> Any:
     if fill:
         table = jnp.pad(table, ((0, fill), (0, 0)))
         bias = jnp.pad(bias, (0, fill))
-    item = jnp.arange(count * size).reshape(count, size)
+    row = jnp.arange(count * size).reshape(count, size)
+    item = start + row
     return (
         table.reshape(count, size, -1),
         bias.reshape(count, size),
-        (item > 0) & (item <= num_items),
+        (item > 0) & (item <= num_items) & (row < vocab),
         item[:, 0],
     )
 
@@ -96,8 +100,11 @@ class _Slices(NamedTuple):
         return jax.lax.dynamic_update_slice_in_dim(whole, piece, start, axis=0)
 
 
-def _slices(table: Array, bias: Array, size: int, num_items: int) -> _Slices:
-    item = jnp.arange(table.shape[0])
+def _slices(
+    table: Array, bias: Array, size: int, num_items: int, first: Array | int = 0
+) -> _Slices:
+    """`first`: the number of the item in row 0, where `table` is a device's part."""
+    item = first + jnp.arange(table.shape[0])
     bias = jnp.where((item > 0) & (item <= num_items), bias, -jnp.inf)
     return _Slices(table, bias, min(size, table.shape[0]))
 
@@ -114,8 +121,8 @@ def chunked_cross_entropy(
     return _forward(x, table, bias, target, size, num_items)[0]
 
 
-def _forward(x, table, bias, target, size, num_items):
-    slices = _slices(table, bias, size, num_items)
+def _sums(slices: _Slices, x: Array) -> tuple[Array, Array]:
+    """max_i y_i and sum_i exp(y_i - max): float32[B] each."""
 
     def body(i, carry):
         largest, total = carry
@@ -127,15 +134,64 @@ def _forward(x, table, bias, target, size, num_items):
         return new, total
 
     start = (jnp.full(x.shape[0], -jnp.inf), jnp.zeros(x.shape[0]))
-    largest, total = jax.lax.fori_loop(0, slices.count, body, start)
-    value = largest + jnp.log(total)
-    chosen = jnp.sum(x * table[target], axis=-1) + bias[target]
+    return jax.lax.fori_loop(0, slices.count, body, start)
+
+
+def _forward(x, table, bias, target, size, num_items):
+    def own(items: Any, others: Any, first: Array) -> tuple[Array, Array]:
+        (table, bias), (x, target) = items, others
+        largest, total = _sums(_own_slices(*items, size, num_items, first), x)
+        top = jax.lax.pmax(largest, catalogue.AXIS)
+        total = jax.lax.psum(total * jnp.exp(largest - top), catalogue.AXIS)
+        place, here = _place(target, first, len(table))
+        chosen = jnp.where(here, jnp.sum(x * table[place], axis=-1) + bias[place], 0.0)
+        return top + jnp.log(total), jax.lax.psum(chosen, catalogue.AXIS)
+
+    if catalogue.is_split(len(table)):
+        out = (catalogue.WHOLE,) * 2
+        value, chosen = catalogue.own_items(own, (table, bias), (x, target), out)
+    else:
+        largest, total = _sums(_slices(table, bias, size, num_items), x)
+        value = largest + jnp.log(total)
+        chosen = jnp.sum(x * table[target], axis=-1) + bias[target]
     return value - chosen.astype(jnp.float32), (x, table, bias, target, value)
+
+
+def _own_slices(table, bias, size, num_items, first):
+    return _slices(table, bias, chunk_size(len(table), size), num_items, first)
+
+
+def _place(target: Array, first: Array, size: int) -> tuple[Array, Array]:
+    """Rows of a device's part, and whether the items are there: int32[B], bool[B]."""
+    here = (target >= first) & (target < first + size)
+    return jnp.where(here, target - first, 0), here
 
 
 def _backward(size, num_items, saved, g):
     x, table, bias, target, value = saved
-    slices = _slices(table, bias, size, num_items)
+
+    def own(items: Any, others: Any, first: Array) -> tuple[Array, Array, Array]:
+        x, target, value, g = others
+        slices = _own_slices(*items, size, num_items, first)
+        place, here = _place(target, first, len(slices.table))
+        found = _grads(slices, x, place, value, g, jnp.where(here, g, 0.0))
+        return jax.lax.psum(found[0], catalogue.AXIS), *found[1:]
+
+    if catalogue.is_split(len(table)):
+        out = (catalogue.WHOLE, catalogue.split(), catalogue.split())
+        others = (x, target, value, g)
+        dx, dtable, dbias = catalogue.own_items(own, (table, bias), others, out)
+    else:
+        slices = _slices(table, bias, size, num_items)
+        dx, dtable, dbias = _grads(slices, x, target, value, g, g)
+    return dx.astype(x.dtype), dtable, dbias, None
+
+
+def _grads(
+    slices: _Slices, x: Array, target: Array, value: Array, g: Array, g_target: Array
+) -> tuple[Array, Array, Array]:
+    """Of x, table and bias; `g_target`: g, 0 where the target is on another device."""
+    table, bias = slices.table, slices.bias
     weighted = (x * g[:, None]).astype(x.dtype)
 
     def body(done, carry):
@@ -155,10 +211,11 @@ def _backward(size, num_items, saved, g):
     )
     dx, dtable, dbias = jax.lax.fori_loop(0, slices.count, body, start)
     # The chosen item's part goes into the same arrays: no second gradient [V, D].
-    dx = dx.T * g[:, None] - table[target] * g[:, None]
-    dtable = dtable.at[target].add(-weighted.astype(table.dtype))
-    dbias = dbias.at[target].add(-g.astype(bias.dtype))
-    return dx.astype(x.dtype), dtable, dbias, None
+    dx = dx.T * g[:, None] - table[target] * g_target[:, None]
+    weighted = (x * g_target[:, None]).astype(table.dtype)
+    dtable = dtable.at[target].add(-weighted)
+    dbias = dbias.at[target].add(-g_target.astype(bias.dtype))
+    return dx, dtable, dbias
 
 
 chunked_cross_entropy.defvjp(_forward, _backward)
@@ -171,8 +228,22 @@ def chunked_argmax(
 
     The first of equals, as `argmax`.
     """
-    slices = _slices(table, bias, size, num_items)
+    if not catalogue.is_split(len(table)):
+        return _argmax(_slices(table, bias, size, num_items), x)
 
+    def own(items: Any, x: Array, first: Array) -> tuple[Array, Array]:
+        best, value = _argmax(_own_slices(*items, size, num_items, first), x)
+        item, value = catalogue.gather(((best + first)[:, None], value[:, None]))
+        place = jnp.argmax(value, axis=1)[:, None]
+        return tuple(
+            jnp.take_along_axis(part, place, axis=1)[:, 0] for part in (item, value)
+        )
+
+    out = (catalogue.WHOLE,) * 2
+    return catalogue.own_items(own, (table, bias), x, out)
+
+
+def _argmax(slices: _Slices, x: Array) -> tuple[Array, Array]:
     def body(i, carry):
         best, largest = carry
         y = slices.logits(i, slices.rows(i), x)
@@ -187,88 +258,3 @@ def chunked_argmax(
 
     start = (jnp.zeros(x.shape[0], jnp.int32), jnp.full(x.shape[0], -jnp.inf))
     return jax.lax.fori_loop(0, slices.count, body, start)
-
-
-class Sampler(NamedTuple):
-    """Draws items with known probabilities, one set for a whole batch.
-
-    `draw(key)` -> int32[n]; `log_q`: float32[V], -inf where there is no item.
-    """
-
-    draw: Callable[[Array], Array]
-    log_q: Array
-
-
-def sampler(
-    count: Any, num_items: int, negatives: int, popularity: float = 0.0
-) -> Sampler:
-    """`negatives` items in proportion to (count + 1)^popularity, with repeats.
-
-    count: float[V], events of each item in training; the one more lets unseen items be
-    drawn, ours. A draw costs a few integers (uniform) or a bisection of the cumulative
-    counts, not a table of numbers [n, V]. Raises UserError for less than one.
-    """
-    if negatives < 1:
-        raise UserError(
-            f"negatives {negatives} leaves nothing to compare with: use 1 or more"
-        )
-    item = np.arange(len(count))
-    exists = (item > 0) & (item <= num_items)
-    if not popularity:
-        log_q = np.where(exists, -np.log(num_items), -np.inf).astype(np.float32)
-
-        def uniform(key: Array) -> Array:
-            return jax.random.randint(key, (negatives,), 1, num_items + 1)
-
-        return Sampler(uniform, jnp.asarray(log_q))
-    weight = np.where(exists, (np.asarray(count, np.float64) + 1.0) ** popularity, 0.0)
-    # Shares in units of 2^-31, one at least: what is drawn is then exactly what log_q
-    # says, where sums of a million float32 would not be.
-    whole = 2**31
-    units = np.floor(weight / weight.sum() * (whole - num_items)) + exists
-    units[np.argmax(units)] += whole - units.sum()
-    edges = jnp.asarray(np.cumsum(units).astype(np.uint32))
-    with np.errstate(divide="ignore"):
-        log_q = np.log(units / whole).astype(np.float32)
-
-    def popular(key: Array) -> Array:
-        place = jax.random.bits(key, (negatives,), jnp.uint32) >> 1
-        return jnp.searchsorted(edges, place, side="right").astype(jnp.int32)
-
-    return Sampler(popular, jnp.asarray(log_q))
-
-
-def unit(x: Array) -> Array:
-    """Rows float[..., D] over their L2 norm; zeros stay zeros, with a finite slope."""
-    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
-
-
-def sampled_cross_entropy(
-    x: Array,
-    table: Array,
-    bias: Array,
-    target: Array,
-    negatives: Array,
-    log_q: Array,
-    temperature: float = 0.0,
-) -> Array:
-    """Cross entropy over the target and drawn negatives, logits less log q (logQ).
-
-    Correcting by the log of the probability with which a negative is drawn makes the
-    estimate of the full softmax consistent (Bengio and Senecal 2008; Yi et al. 2019);
-    the target itself, always there, is not corrected. A negative equal to the target is
-    left out. negatives: int32[n], shared by the batch; log_q: float[V]. temperature:
-    above 0, cosines over it take the place of products.
-    """
-    # One gather, so that the gradient is one array [V, D] and not a sum of two.
-    item = jnp.concatenate([target, negatives])
-    rows, biases = table[item], bias[item]
-    if temperature:
-        x, rows = unit(x) / temperature, unit(rows)
-    size = target.shape[0]
-    positive = jnp.sum(x * rows[:size], axis=-1) + biases[:size]
-    y = x @ rows[size:].T + (biases[size:] - log_q[negatives])[None]
-    y = y - jnp.log(negatives.shape[0])
-    y = jnp.where(negatives[None, :] == target[:, None], -jnp.inf, y)
-    both = jnp.concatenate([positive[:, None], y], axis=1).astype(jnp.float32)
-    return jax.nn.logsumexp(both, axis=-1) - both[:, 0]

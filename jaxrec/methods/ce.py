@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from jaxrec import optim
-from jaxrec.losses import softmax
+from jaxrec.losses import sampled_softmax
 from jaxrec.methods import recommender, windows
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState, UserError
@@ -35,7 +35,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     network = networks.make(config, info)
     optimiser = optim.make(config.optim, config.steps)
     if config.softmax == "sampled":
-        sampler = softmax.sampler(
+        sampler = sampled_softmax.sampler(
             info["item_count"], info["num_items"], config.negatives, config.popularity
         )
 
@@ -43,7 +43,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         """x: float[N, D'], target: int32[N] -> float32[N]."""
         if config.softmax == "sampled":
             table, bias = recommender.apply(network, params, "ce_table")
-            return softmax.sampled_cross_entropy(
+            return sampled_softmax.sampled_cross_entropy(
                 x, table, bias, target, sampler.draw(key), sampler.log_q
             )
         return recommender.cross_entropy(network, params, x, target, config.chunk)

@@ -18,6 +18,7 @@ from jaxrec.losses import value
 from jaxrec.methods import recommender, td3bc, windows
 from jaxrec.models import control
 from jaxrec.models import recommender as networks
+from jaxrec.ops import catalogue
 from jaxrec.types import Array, Batch, Method, TrainState, UserError
 
 HPARAMS = dict(
@@ -128,7 +129,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         items = state.extra["items"]
         s = recommender.state_of(network, state.extra["network"], seen, length)
         y = recommender.only_items(act(state.params["actor"], s) @ items.T, info)
-        near = jax.lax.top_k(y, config.nearest)[1]  # [B, n]
+        near = catalogue.top_k(y, config.nearest)[1]  # [B, n]
         each = jnp.broadcast_to(s[:, None], (*near.shape, s.shape[-1]))
         q = critic.apply(control.first(state.params["critic"]), each, items[near])
         rows = jnp.arange(y.shape[0])[:, None]

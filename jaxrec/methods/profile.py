@@ -28,6 +28,7 @@ from jaxrec.methods import profiles
 from jaxrec.models import encoders
 from jaxrec.models.denoiser import MLP, Condition
 from jaxrec.models.profile import SessionEncoder
+from jaxrec.ops import catalogue
 from jaxrec.types import Array, Batch, Method, TrainState, UserError
 
 
@@ -230,7 +231,7 @@ def recalls(scores: Array, hidden: Array, allowed: Array) -> dict[int, Array]:
     scores, hidden (0 or 1): float[B, V]; allowed: bool[B, V]. 0 without hidden items.
     """
     most = min(max(KS), scores.shape[1])
-    best = jax.lax.top_k(jnp.where(allowed, scores, -jnp.inf), most)[1]
+    best = catalogue.top_k(jnp.where(allowed, scores, -jnp.inf), most)[1]
     hits = jnp.cumsum(jnp.take_along_axis(hidden, best, axis=1), axis=1)
     total = jnp.sum(hidden, axis=1)
     return {k: hits[:, min(k, most) - 1] / jnp.clip(total, 1.0, k) for k in KS}

@@ -30,7 +30,7 @@ from ml_collections import ConfigDict
 from jaxrec import logs, optim, row_optim
 from jaxrec.losses import negatives as negatives_lib
 from jaxrec.losses import recommender as losses
-from jaxrec.losses import softmax
+from jaxrec.losses import sampled_softmax, softmax
 from jaxrec.methods import recommender, windows
 from jaxrec.models import encoders
 from jaxrec.models import recommender as networks
@@ -94,7 +94,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     rate = optim.learning_rate(config.optim, config.steps)
     cues = jnp.array(sorted(info.get("cues", ())), jnp.int32)
     if config.loss == "sampled":
-        sampler = softmax.sampler(
+        sampler = sampled_softmax.sampler(
             info["item_count"], info["num_items"], config.negatives, config.popularity
         )
         if config.temperature:  # popularity alone is corrected, not the number drawn
@@ -154,7 +154,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         elif config.loss == "sampled":
             log_q = jnp.zeros(len(table)).at[other].set(sampler.log_q[negatives])
             bias = jnp.zeros(len(table))
-            found = softmax.sampled_cross_entropy(
+            found = sampled_softmax.sampled_cross_entropy(
                 flat,
                 table,
                 bias,

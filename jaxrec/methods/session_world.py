@@ -26,6 +26,7 @@ from jaxrec.methods import session_events, session_imagination, world_model
 from jaxrec.methods.recommender import only_items
 from jaxrec.methods.session_events import auc, count_outcomes, history, sessions
 from jaxrec.models.session_world import KINDS, OUTCOMES, SessionWorld
+from jaxrec.ops import catalogue
 from jaxrec.types import Array, Batch, Dataset, Method, TrainState
 
 HPARAMS = dict(  # all our own choices, none from the paper
@@ -189,7 +190,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             proposals += jax.random.gumbel(key_item, proposals.shape)
             count = min(config.candidates, info["num_items"])
             # The best of perturbed logits are draws without replacement.
-            logits, among = jax.lax.top_k(proposals, count)
+            logits, among = catalogue.top_k(proposals, count)
             worth = jnp.take_along_axis(worth, among, axis=1)
             best = jnp.argmax(jnp.where(jnp.isfinite(logits), worth, -jnp.inf), axis=1)
             item = among[rows, best].astype(jnp.int32)

@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxrec.methods import recommender
 from jaxrec.models import recommender as networks
+from jaxrec.ops import catalogue
 from jaxrec.types import Array, TrainState, UserError
 
 
@@ -109,7 +110,7 @@ def propose(preference: Array, action: Array, count: int) -> Array:
     """The `count` preferred items other than the one taken: int32[B, count]."""
     row = jnp.arange(len(action))
     others = preference.at[row, action].set(-jnp.inf)
-    return jax.lax.top_k(others, count)[1].astype(jnp.int32)
+    return catalogue.top_k(others, count)[1].astype(jnp.int32)
 
 
 def reward(preference: Array, action: Array, items: Array, unit: float) -> Array:

@@ -203,5 +203,5 @@ def make(config: Any, info: dict[str, Any], q_heads: int | None = None) -> Recom
 
 
 def _unit(x: Array) -> Array:
-    """float[N, D] over its L2 norms, as `losses.softmax.unit`."""
+    """float[N, D] over its L2 norms, as `losses.sampled_softmax.unit`."""
     return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)

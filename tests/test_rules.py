@@ -1,0 +1,102 @@
+"""Rules of sharding: their forms, what is refused, and FSDP by name."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_train import make_stage, run
+
+from jaxrec import rules, settings, sharding
+from jaxrec.types import Dataset, UserError
+
+TREE = dict(
+    params=dict(
+        item_table=dict(embedding=jnp.zeros((256, 8))),
+        q_head=dict(table=jnp.zeros((3, 256, 8)), bias=jnp.zeros((3, 256))),
+        dense=dict(kernel=jnp.zeros((32, 64)), bias=jnp.zeros(64)),
+    ),
+    extra=dict(kernel=jnp.zeros((32, 64))),
+)
+
+
+def specs(*given, mesh=(4, 2)):
+    placed = sharding.place(sharding.make_mesh(*mesh), TREE, given)
+    return {
+        sharding.path_name(path): tuple(leaf.spec)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(placed)
+        if any(leaf.spec)
+    }
+
+
+def test_presets_split_items_and_the_rest():
+    items = {
+        "params/item_table/embedding": ("model", None),
+        "params/q_head/table": (None, "model", None),
+        "params/q_head/bias": (None, "model"),
+    }
+    assert specs("items") == items
+    dense = {"params/dense/kernel": (None, "data")}  # its bias is too small
+    assert specs("items,fsdp") == specs("items", "fsdp") == items | dense
+    alone = specs("fsdp")
+    assert alone["params/q_head/table"] == (None, "data")
+    assert "params/q_head/bias" not in alone and "extra/kernel" not in alone
+
+
+def test_an_axis_alone_splits_the_longest_dimension_that_it_divides():
+    assert specs(("kernel", "data")) == {
+        "params/dense/kernel": (None, "data"),
+        "extra/kernel": (None, "data"),
+    }
+    assert specs(("q_head/table", "model"), mesh=(1, 3)) == {
+        "params/q_head/table": ("model",)
+    }
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ("itmes", "rule 'itmes' is unknown: give .* items, fsdp"),
+        (("table", ("model",), 3), "is no rule: give"),
+        ((3, ("model",)), "is no rule: give"),
+        (("table", 3), "is no rule: give"),
+        (("table", ("experts",)), "names axis 'experts': use data or model"),
+        (("table", ("model", "model")), "each once"),
+        (("table", (None,)), "name one or both"),
+        (("(table", ("model",)), "no regular expression"),
+        (("no_such", ("model",)), "'no_such' matches no parameter; there are: params/"),
+        (("dense/bias", (None, "model")), "more axes than params/dense/bias has"),
+        (("dense/bias", "data"), "'dense/bias' splits nothing: .* is small"),
+    ],
+)
+def test_what_splits_nothing_is_named(given, message):
+    with pytest.raises(UserError, match=message) as caught:
+        specs(given)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_rule_after_one_that_takes_all_is_named():
+    with pytest.raises(UserError, match="'embedding' splits .* by a rule before it"):
+        specs("items", ("embedding", ("data",)))
+    with pytest.raises(UserError, match="'items': .* 256 rows, .* mesh.model=3"):
+        specs("items", mesh=(1, 3))
+
+
+def test_rules_are_looked_at_with_the_config():
+    from test_settings import config
+
+    assert settings.resolve(config("sqn", rules=("items,fsdp",)))
+    with pytest.raises(UserError, match="'item' is unknown"):
+        settings.resolve(config("sqn", rules=("item",)))
+
+
+def test_parameters_over_data_give_the_same_run(tmp_path):
+    x = np.random.default_rng(0).normal(size=(64, 128)).astype(np.float32)
+    dataset = Dataset(dict(x=x, y=x.sum(1)), {}, {})
+    plain = run(make_stage(dataset=dataset, steps=20), tmp_path / "plain")
+    split = make_stage(dataset=dataset, steps=20, mesh=(8, 1), rules=("fsdp",))
+    split = run(split, tmp_path / "split")
+    chex.assert_trees_all_close(plain, split, rtol=1e-4, atol=1e-6)
+    assert plain.params["table"]["weights"].size == rules.SMALLEST
+    for leaf in jax.tree.leaves((split.params, split.opt_state[0].mu)):
+        assert leaf.addressable_shards[0].data.shape == (16, 8)
