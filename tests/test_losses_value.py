@@ -26,6 +26,14 @@ def test_critic_sums_both_squared_errors():
     assert value.critic(array(1.0, 4.0), jnp.float32(2.0)) == pytest.approx(1.0 + 4.0)
 
 
+@pytest.mark.parametrize("q, y", [((2, 3), (3,)), ((2,), (1,)), ((2, 1), ())])
+def test_a_forgotten_vmap_is_no_broadcast(q, y):
+    with pytest.raises(AssertionError):
+        value.critic(jnp.zeros(q), jnp.zeros(y))
+    with pytest.raises(AssertionError):
+        value.bellman_target(jnp.zeros((4, 1)), jnp.zeros(4), jnp.zeros(4), 0.9)
+
+
 def test_td3bc_lambda_on_three_rows():
     # mean |q| = (1 + 3 + 6) / 3 = 10/3; 2.5 / (10/3) = 0.75
     q = array(1.0, -3.0, 6.0)

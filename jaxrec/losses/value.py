@@ -1,11 +1,13 @@
 """Losses of value-based offline reinforcement learning, each for one example.
 
 Symbols: q = Q(s, a), v = V(s), y the regression target, pi = an action of the policy,
-log_pi its log-density. The caller maps them over the batch with `vmap`.
+log_pi its log-density. The caller maps them over the batch with `vmap`. Shapes are
+checked where a forgotten `vmap` or a column [B, 1] would broadcast without a word.
 """
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -22,11 +24,13 @@ def bellman_target(
     All float32[]. `terminal` is 1.0 only where the environment truly ended: at a time
     limit the value goes on.
     """
+    chex.assert_equal_shape([reward, terminal, next_v])
     return jax.lax.stop_gradient(reward + gamma * (1.0 - terminal) * next_v)
 
 
 def critic(q: Array, y: Array) -> Array:
     """sum_j (Q_j - y)^2. q: float32[2], y: float32[]."""
+    chex.assert_rank([q, y], [1, 0])
     return jnp.sum(jnp.square(q - y[None]))
 
 
@@ -44,11 +48,14 @@ def td3bc_actor(q: Array, pi: Array, action: Array, lam: Array) -> Array:
     q, lam: float32[]; pi, action: float32[ad]. The mean over dimensions is the
     official code's; the paper writes a sum.
     """
+    chex.assert_rank([q, lam], 0)
     return -lam * q + behaviour_cloning(pi, action)
 
 
 def behaviour_cloning(pi: Array, action: Array) -> Array:
     """mean_d (pi - a)^2. float32[ad] each."""
+    chex.assert_rank([pi, action], 1)
+    chex.assert_equal_shape([pi, action])
     return jnp.mean(jnp.square(pi - action))
 
 
@@ -67,6 +74,7 @@ def advantage_weight(q: Array, v: Array, beta: float, cap: float = 100.0) -> Arr
 
 def gaussian_log_prob(x: Array, mean: Array, log_std: Array) -> Array:
     """log N(x; mean, exp(log_std)^2), summed over dimensions. float32[ad] -> []."""
+    chex.assert_equal_shape([x, mean, log_std])
     z = (x - mean) * jnp.exp(-log_std)
     return jnp.sum(-0.5 * jnp.square(z) - log_std - 0.5 * LOG_2PI)
 
@@ -78,6 +86,7 @@ def tanh_gaussian(mean: Array, log_std: Array, noise: Array) -> tuple[Array, Arr
     2 (log 2 - u - softplus(-2 u)), which is exact where tanh(u) rounds to 1, so no
     action has to be clipped for it.
     """
+    chex.assert_equal_shape([mean, log_std, noise])
     u = mean + jnp.exp(log_std) * noise
     log_det = 2.0 * (math.log(2.0) - u - jax.nn.softplus(-2.0 * u))
     log_density = -0.5 * jnp.square(noise) - log_std - 0.5 * LOG_2PI
@@ -106,6 +115,7 @@ def cql_regulariser(
     were drawn with (the importance weights); -inf in place of a value leaves that
     action out. q_data: float32[].
     """
+    chex.assert_rank([q, log_density, q_data], [1, 1, 0])
     z = (q - jax.lax.stop_gradient(log_density)) / temperature
     return temperature * jax.nn.logsumexp(z) - q_data
 
@@ -124,6 +134,7 @@ def mcq_critic(
     float32[n], over the n states of S_in that belong to this example. Weights of 1/n
     make the batch mean the mean over S_in; 0 leaves a state out.
     """
+    chex.assert_rank([q_ood, y_ood, weight], [2, 1, 1])
     errors = jnp.sum(jnp.square(q_ood - y_ood[None, :]), axis=0)
     return lam * critic(q, y) + (1.0 - lam) * jnp.sum(weight * errors)
 
