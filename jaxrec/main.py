@@ -55,6 +55,8 @@ def main(argv: list[str]) -> int:
     """Run the experiment that the flags name; returns the exit status."""
     if not logging.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # orbax tells every step of a save
+        # ... and of a failed one in hundreds of lines, which it raises as well.
+        logging.get_absl_logger().setLevel("CRITICAL")
     if len(argv) > 1:
         return fail(f"unexpected argument {argv[1]!r}: flags start with --")
     if CONFIG.value is None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,17 @@ def test_bad_input_gets_one_line(tmp_path, flags, words):
 def test_a_workdir_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     assert_one_line(jaxrec(*TOY, f"--workdir={tmp_path}/file/run"), "--workdir")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_the_disk_refuses_is_one_line(tmp_path):
+    limit = resource.RLIMIT_FSIZE, (20_000, 20_000)
+    refused = jaxrec(
+        *TOY,
+        f"--workdir={tmp_path}/run",
+        preexec_fn=lambda: resource.setrlimit(*limit),
+    )
+    assert_one_line(refused, "cannot write a checkpoint", "(File too large)")
 
 
 def test_a_run_its_contract_and_its_repetition(tmp_path):

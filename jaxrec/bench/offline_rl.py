@@ -13,7 +13,7 @@ others pin the process to one core: `taskset -c 1 python -m jaxrec.bench.offline
 
 Measured on one core of an AMD EPYC with AVX-512, jax 0.10.2: TD3+BC 1.95 CPU-ms an
 update (products 1.87), IQL 2.73 (2.63), CQL 47.7 (29.5). Eight seeds in one program
-cost nine of one there, as one seed already fills the core; they pay on an accelerator.
+cost nine of one there, as one seed already fills the core; on an H200 1.9 (TD3+BC).
 
 Alternatives, each against the form taken: critics as separate modules +0 %; one input
 shared by the stacked critics +3 %; last kernels stored [in, out] +2 %; scan unrolled
