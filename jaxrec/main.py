@@ -108,6 +108,8 @@ def parse(argv: list[str]) -> list[str]:
         if text[:1] == text[-1:] and text[:1] in ("'", '"'):
             text = text[1:-1]
         line = re.sub(r"^\w+(Error|Exception): ", "", text.splitlines()[-1])
+        if re.fullmatch(r"'\w+'", line):  # a KeyError with no near name to tell
+            line = f"the config has no field {line}"
         if early := re.match(
             r"Found (--\S+) in argv before a value for --config", line
         ):

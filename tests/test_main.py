@@ -65,6 +65,7 @@ def test_importing_the_package_imports_no_extras():
     [
         (("--config=configs/no_such.py",), ["no_such"]),
         ((TOY[0], "--config.train.methd=iql"), ["methd", "method"]),
+        ((TOY[0], "--config.train.actor_optim.lr=1"), ["no field 'actor_optim'"]),
         ((TOY[0], "--config.train.method=tdbc"), ["'tdbc'", "td3bc"]),
         ((TOY[0], "--config.data.source=gim"), ["'gim'", "gym"]),
         ((TOY[0], "--config.train.steps=0"), ["train.steps is 0"]),

@@ -7,9 +7,9 @@ needed once.
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from jaxrec.data.files import absolute
 from jaxrec.types import UserError
 
 
@@ -29,9 +29,9 @@ def read(
     """
     import tensorflow_datasets as tfds
 
-    directory = Path(
+    directory = absolute(
         path or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    ).expanduser()
+    )
     prepared = sorted(f.parent for f in (directory / name).glob("*/features.json"))
     try:
         builder = tfds.builder_from_directory(prepared[-1]) if prepared else None

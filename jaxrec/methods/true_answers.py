@@ -40,7 +40,8 @@ def rows(dataset: Dataset) -> dict[str, np.ndarray]:
     if not np.array_equal(observation, np.asarray(simulated["observation"])[first]):
         raise UserError(
             "replay: data.top, data.valid_fraction or the data are not those of the "
-            "stage that simulated: make them equal"
+            "stage that simulated, or it dropped rows: make them equal, and use no "
+            "correction=drop there"
         )
     stored = stored_rows(info)[row]
     qpos, qvel = (np.asarray(data.extras[k][stored]) for k in ("qpos", "qvel"))
