@@ -76,7 +76,7 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
 
 def choose(what: str, name: str, table: dict[str, Any]) -> Any:
     """table[name], or a UserError with the nearest names."""
-    if name in table:
+    if isinstance(name, str) and name in table:
         return table[name]
     near = difflib.get_close_matches(str(name), table) or sorted(table)
     raise UserError(f"{what} {name!r} is unknown; did you mean {', '.join(near)}?")
@@ -85,6 +85,8 @@ def choose(what: str, name: str, table: dict[str, Any]) -> Any:
 def at_least(least: int, field: str, value: Any) -> None:
     """Raises UserError for a number, or one of a tuple of numbers, below `least`."""
     values = value if isinstance(value, (tuple, list)) else (value,)
+    if not all(isinstance(v, (int, float)) for v in values):
+        raise UserError(f"{field} is {value!r}: it must be numbers")
     if any(v < least for v in values):
         remedy = "must be positive" if least == 1 else f"must be {least} or more"
         raise UserError(f"{field} is {value}: {remedy}")

@@ -54,8 +54,20 @@ def test_fields_with_impossible_values(tmp_path):
         ),
         (dict(click_reward=float("nan")), "data.click_reward=nan: a finite number"),
         (dict(seed=-1), "data.seed=-1: 0 or more"),
+        (dict(session_chunk=2**63), "session_chunk=.*: a whole number below 2.*63"),
     ):
         refused(message, "table", path, tmp_path, COLUMNS, **EASY | changes)
+    for changes, message in (
+        (dict(COLUMNS, event="at"), "data.columns.time='at': that column already"),
+        (dict(COLUMNS, rating="did"), "data.columns.rating='did': that column"),
+    ):
+        refused(message, "table", path, tmp_path, changes, **EASY)
+
+
+def test_a_header_with_a_return_inside(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_bytes(b"sid,what,at,did\r1,2,3,view\r1,3,4,view\r")
+    refused("line 1 is no header .*: write the names", "table", path, tmp_path, COLUMNS)
 
 
 def test_paths_that_are_no_logs(tmp_path):

@@ -40,6 +40,7 @@ def test_what_ships_is_accepted(name):
         ("td3bc", "train.checkpoint_every", -1, "must be 0 or more"),
         ("td3bc", "train.td3bc.delay", 0, "must be positive"),
         ("td3bc", "train.td3bc.widths", (64, 0), "must be positive"),
+        ("td3bc", "train.td3bc.widths", ("a",), "must be numbers"),
         ("td3bc", "train.mix.fraction", 0.5, "of no stage: set train.mix.stage"),
         ("td3bc", "select", "eval/return_std", "better larger or smaller"),
         ("dt", "train.dt.max_timestep", 0, "must be positive"),

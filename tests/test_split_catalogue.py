@@ -93,12 +93,14 @@ def test_an_update_never_has_the_whole_catalogue(module):
 
 
 def abstract_stage(method, mesh):
-    """The stage that runs the method on 1,500 items, and what it uses, as shapes."""
+    """The stage that runs the method on many items, and what it uses, as shapes."""
     config, wanted = test_ladder.stages_of(method)
     config = ConfigDict(config)
     config.data.data_dir = test_ladder.data_dir()
     if "num_users" in config.data and config.data.source == "simulated":
         config.data.update(num_users=1_500, users="num_items=1500")
+    if "lifelong" in config.data:
+        config.data.lifelong.num_items = 1_700
     for name in config.stages:
         config[name].mix.fraction = 0.0
         if "chunk" in config[name][config[name].method]:

@@ -110,6 +110,9 @@ def settings(config: Any, source: str, name: str = "") -> dict[str, Any]:
     chosen |= dict(
         preset=config.preset, seed=int(config.seed), seq_len=int(config.seq_len)
     )
+    for field, value in chosen.items():
+        if isinstance(value, int) and value >= 2**63:
+            raise UserError(f"data.{field}={value}: a whole number below 2**63")
     if chosen["seq_len"] < 1:
         raise UserError(f"data.seq_len={chosen['seq_len']}: at least 1")
     if chosen["seed"] < 0:

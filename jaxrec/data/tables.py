@@ -29,7 +29,14 @@ def load(config: Any) -> Events:
             f"{', '.join(f'{k}={v}' for k, v in columns.items()) or 'nothing'}"
         )
     types = dict(time="time", event="text", rating="float")
-    wanted = {name: types.get(role, "id") for role, name in columns.items()}
+    wanted: dict[str, str] = {}
+    for role, name in columns.items():
+        kind = types.get(role, "id")
+        if wanted.setdefault(name, kind) != kind:
+            raise UserError(
+                f"data.columns.{role}={name!r}: that column already stands for "
+                "something of another type, name another or none"
+            )
     if path.suffix == ".parquet":
         found = _parquet(path, wanted)
     else:

@@ -77,7 +77,7 @@ def read(
                 separator = delimiter if len(delimiter) == 1 else "\t"
                 if heads is None:
                     first, _, block = block.partition(b"\n")
-                    heads, line = _header(first, separator), line + 1
+                    heads, line = _header(path, first, separator), line + 1
                 _check_names(path, heads, wanted)
                 cut = _fields(path, block, separator, line, heads, names is not None)
                 for name, kind in wanted.items():
@@ -95,7 +95,7 @@ def read(
 def header(path: Path | str, delimiter: str = "\t") -> list[str]:
     """The names in the first line of a file."""
     for _, block in blocks(Path(path)):
-        return _header(block.partition(b"\n")[0], delimiter)
+        return _header(path, block.partition(b"\n")[0], delimiter)
     raise UserError(f"{path} is empty")
 
 
@@ -140,9 +140,16 @@ class _NotWhole(Exception):
     """The named column of ids has one that is no whole number."""
 
 
-def _header(first, delimiter):
+def _header(path, first, delimiter):
     row = first.decode("utf-8", "replace").rstrip("\r")
-    return [name.strip() for name in next(csv.reader([row], delimiter=delimiter))]
+    try:
+        names = next(csv.reader([row], delimiter=delimiter))
+    except csv.Error as error:  # lines that end in a return alone, for one
+        raise UserError(
+            f"{path} line 1 is no header ({error}): write the names of the columns and "
+            "end each line with a newline"
+        ) from error
+    return [name.strip() for name in names]
 
 
 def _check_names(path, header, wanted):
