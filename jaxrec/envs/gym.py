@@ -5,8 +5,7 @@ made on gym v2, whose closest living relatives are the v4 ids; v5 changed Walker
 scores are always printed with the environment id.
 
 Policies here are plain Python callables on numpy arrays; a jitted function will do.
-A policy that acts for E episodes at once costs one call a step, whatever E is, so
-several seeds of a method are evaluated together by flattening them into E.
+A policy acts for E episodes at once, which costs one call a step, whatever E is.
 """
 
 import difflib

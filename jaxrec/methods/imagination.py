@@ -19,8 +19,7 @@ import numpy as np
 from jaxrec import logs
 from jaxrec.methods import world_evaluator
 from jaxrec.methods.world_model import Prediction
-from jaxrec.methods.world_rollout import ACTION_RULES, FOLLOWS_SOURCE, Tools
-from jaxrec.methods.world_rollout import rollout as rollout
+from jaxrec.methods.world_rollout import ACTION_RULES, FOLLOWS_SOURCE, Tools, rollout
 from jaxrec.methods.world_rows import best, columns, finish, gain
 from jaxrec.methods.world_sources import (
     SOURCES,
