@@ -86,6 +86,8 @@ def test_tfds_without_episodes():
 def test_a_misspelt_builder_is_told_before_packages_are_asked_for(tmp_path):
     with pytest.raises(UserError, match="did you mean d4rl_mujoco_hopper"):
         d4rl.load(config(name="d4rl_mujoco_hoper/v2-medium", data_dir=str(tmp_path)))
+    with pytest.raises(UserError, match="did you mean d4rl_mujoco_ant/v2-medium,"):
+        d4rl.load(config(name="d4rl_mujoco_ant/v2-medum", data_dir=str(tmp_path)))
     assert not list(tmp_path.iterdir())
 
 

@@ -32,6 +32,10 @@ ENV_IDS = dict(
     walker2d="Walker2d-v4",
     ant="Ant-v4",
 )
+# Of the builders of those simulators; v0 calls medium-replay mixed.
+LEVELS = ("random", "medium", "medium-replay", "full-replay", "medium-expert", "expert")
+CONFIGS = ("v0-random", "v0-medium", "v0-mixed", "v0-medium-expert", "v0-expert")
+CONFIGS += tuple(f"{version}-{level}" for version in ("v2", "v1") for level in LEVELS)
 # (rows, mean return) of the v2 sets, from the logs of Decision Transformer: files of
 # noise and of other authors go under the same names.
 KNOWN = {
@@ -65,6 +69,12 @@ def load(config: Any) -> Trajectories:
         raise UserError(
             f"unknown data set {config.name!r}: did you mean "
             f"{', '.join(f'd4rl_mujoco_{name}' for name in near)}?"
+        )
+    if env in ENV_IDS and level not in CONFIGS:
+        near = difflib.get_close_matches(level, CONFIGS, 3, 0.5) or CONFIGS
+        raise UserError(
+            f"unknown data set {config.name!r}: did you mean "
+            f"{', '.join(f'{builder}/{name}' for name in near)}?"
         )
     arrays, manifest = cache.cached(
         cache.directory(config.data_dir),
