@@ -19,7 +19,7 @@ beyond). `sparse=True` moves the rows of the item table that a batch touches and
 others (see `row_optim`); not with "full", which touches all.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,8 @@ from jaxrec import logs, optim, row_optim
 from jaxrec.losses import negatives as negatives_lib
 from jaxrec.losses import recommender as losses
 from jaxrec.losses import sampled_softmax, softmax
-from jaxrec.methods import recommender, windows
+from jaxrec.methods import recommender
+from jaxrec.methods.histories import Examples, examples, segments
 from jaxrec.models import encoders
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState, UserError
@@ -50,35 +51,6 @@ HPARAMS = dict(  # ours but where noted
     sparse=False,
     optim=optim.spec(lr=1e-3, clip=1.0, warmup=100),
 )
-
-
-class Examples(NamedTuple):
-    """B rows of T events from the left, and what is to be predicted after each."""
-
-    items: Array  # int32[B, T]
-    length: Array  # int32[B]
-    target: Array  # int32[B, T], 0 for none
-    reset: Array | None  # bool[B, T], the first events of histories; None: windows
-
-
-def examples(batch: Batch, packed: bool) -> Examples:
-    """Of packed rows (see data.packing) or of windows [B, L + 1] with their mask."""
-    if packed:
-        real = batch["segment"] > 0
-        length = jnp.sum(real, axis=1).astype(jnp.int32)
-        reset = real & (batch["position"] == 0)
-        return Examples(batch["item"], length, batch["next_item"], reset)
-    items, length = windows.align_left(batch["item"], batch["mask"])
-    return Examples(items[:, :-1], jnp.maximum(length - 1, 0), items[:, 1:], None)
-
-
-def segments(rows: Examples) -> Array:
-    """int32[B, T]: a number for each history; 0 where there is no event."""
-    real = jnp.arange(rows.items.shape[1])[None] < rows.length[:, None]
-    if rows.reset is None:
-        return real.astype(jnp.int32)
-    number = 1 + jnp.cumsum(rows.reset, axis=1, dtype=jnp.int32)
-    return jnp.where(real, number, 0)
 
 
 def make(config: Any, info: dict[str, Any]) -> Method:
@@ -107,8 +79,9 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         state = TrainState(jnp.zeros((), jnp.int32), params, optimiser.init(params))
         if config.sparse:
             table, rest = split(params)
-            parts = optimiser.init(rest), row_optim.init(table)
-            state = state.replace(opt_state=parts)
+            # Under the table's name, so that its sharding rule places them too.
+            moments = of_table(row_optim.init(table))
+            state = state.replace(opt_state=(optimiser.init(rest), moments))
         if packed is None:
             return state
         x = jnp.zeros((len(rows.items), 1, network.width))
@@ -221,7 +194,8 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             norm = optax.tree.norm((grads, row_grads))
             scale = jnp.minimum(1.0, config.optim.clip / jnp.maximum(norm, 1e-12))
             grads, row_grads = jax.tree.map(lambda g: scale * g, (grads, row_grads))
-        of_own, moments = state.opt_state
+        of_own, named = state.opt_state
+        moments = named["item_table"]["embedding"]
         updates, of_own = optimiser.update(grads, of_own, own)
         now = rate(state.step) if callable(rate) else rate
         table, moments = row_optim.update(
@@ -229,7 +203,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         )
         params = joined(state.params, table, optax.apply_updates(own, updates))
         return (
-            state.replace(params=params, opt_state=(of_own, moments)),
+            state.replace(params=params, opt_state=(of_own, of_table(moments))),
             value,
             cache,
         )
@@ -244,9 +218,14 @@ def split(params: Any) -> tuple[Array, Any]:
     return found["item_table"]["embedding"], {"params": found.get("encoder", {})}
 
 
+def of_table(x: Any) -> dict[str, Any]:
+    """Under the name that the table has among the parameters."""
+    return dict(item_table=dict(embedding=x))
+
+
 def joined(params: Any, table: Array, own: Any) -> Any:
     """`params` with these parts."""
-    parts = dict(item_table=dict(embedding=table))
+    parts = of_table(table)
     if own["params"]:
         parts["encoder"] = own["params"]
     return {"params": dict(params["params"]) | parts}
