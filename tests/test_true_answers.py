@@ -83,6 +83,10 @@ def test_refusals_name_the_cause(logged):
     with pytest.raises(UserError, match="set one of them"):
         both = real_rows.HPARAMS | dict(sigma=0.1, replay=True)
         real_rows.make(ConfigDict(both), logged.info)
+    replay = ConfigDict(real_rows.HPARAMS | dict(replay=True))
+    with pytest.raises(UserError, match="no simulator"):  # before anything is trained
+        real_rows.make(replay, logged.info | dict(env_id=""))
+    real_rows.make(replay, logged.info)
     with pytest.raises(ValueError, match="otto,truth"):
         otto_study.get_config("td3bc/truth")
 

@@ -28,6 +28,8 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         raise UserError(f"sigma={config.sigma}: it must not be negative")
     if config.sigma and config.replay:
         raise UserError("sigma is noise on real rows, replay has none: set one of them")
+    if config.replay:
+        true_answers.check(info)
 
     def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
         return TrainState(step=jnp.zeros((), jnp.int32), params={}, opt_state=None)

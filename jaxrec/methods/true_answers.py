@@ -5,11 +5,26 @@ model from a poor choice of states and actions: the actions are the same, the an
 are the truth (ours).
 """
 
+from typing import Any
+
 import numpy as np
 
 from jaxrec.envs import gym
 from jaxrec.methods.world_sources import episodes
 from jaxrec.types import Batch, Dataset, UserError
+
+
+def check(info: dict[str, Any]) -> None:
+    """Raises UserError where the data have no simulator here, or no state to start it.
+
+    info: that of the data set; known before anything is trained.
+    """
+    states = {"qpos", "qvel"} <= set(info["trajectories"].extras)
+    if not states or not info["env_id"]:
+        raise UserError(
+            "replay: the data have no simulator, or no qpos and qvel to start it at"
+        )
+    gym.check_id(info["env_id"])
 
 
 def rows(dataset: Dataset) -> dict[str, np.ndarray]:
@@ -28,11 +43,8 @@ def rows(dataset: Dataset) -> dict[str, np.ndarray]:
     info, simulated = dataset.info, dataset.mix[0].arrays
     if not {"source", "start"} <= set(simulated):
         raise UserError("replay: mix.stage simulates nothing, name a world model")
+    check(info)
     data = info["trajectories"]
-    if not {"qpos", "qvel"} <= set(data.extras) or not info["env_id"]:
-        raise UserError(
-            "replay: the data have no simulator, or no qpos and qvel to start it at"
-        )
     first, length, padded = stretches(simulated["timestep"])
     source, start = (np.asarray(simulated[k])[first] for k in ("source", "start"))
     row = episodes(dataset.train)["first"][source] + start
