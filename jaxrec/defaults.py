@@ -73,7 +73,10 @@ RECOMMENDER_DATA = dict(
 RECOMMENDER_VIEW = dict()  # stages see the whole of it
 
 # Of methods that learn from whole histories: see data.packing.
-HISTORY_VIEW = dict(examples="packed")  # or users, events
+HISTORY_VIEW = dict(
+    examples="packed",  # or users, events
+    gaps=False,  # True: with the seconds between events, for encoder.gaps
+)
 
 # Games of teams; there is nothing to read.
 TEAM_DATA = dict(

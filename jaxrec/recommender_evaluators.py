@@ -66,7 +66,7 @@ def make_ranker(method: Method, mask_seen: bool) -> Callable[..., Any]:
 
     def step(state: TrainState, facts: Any, number: int, batch: Batch) -> Any:
         event = windows.transition(batch)
-        scores = method.scores(state, event.items, event.length, event.timestep)
+        scores = method.scores(state, *event.history)
         if mask_seen:
             row = jnp.arange(len(event.items))[:, None]
             scores = scores.at[row, event.items].set(-jnp.inf)
@@ -97,7 +97,7 @@ def recall_by_lag(
     @jax.jit
     def step(state: TrainState, number: int, batch: Batch) -> Array:
         event = windows.transition(batch)
-        scores = method.scores(state, event.items, event.length, event.timestep)
+        scores = method.scores(state, *event.history)
         return metrics.rank(scores, event.action) <= 10
 
     def evaluate(state: TrainState, key: jax.Array) -> Metrics:

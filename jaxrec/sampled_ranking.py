@@ -46,7 +46,7 @@ def evaluator(
     @jax.jit
     def step(state: TrainState, batch: Batch, key: Array) -> dict[str, Array]:
         event = windows.transition(batch)
-        scores = method.scores(state, event.items, event.length, event.timestep)
+        scores = method.scores(state, *event.history)
         items = candidates(key, event.action, event.items, num_items)
         found = jnp.take_along_axis(scores, items, axis=1)
         found = jnp.where(items > 0, found, -jnp.inf)

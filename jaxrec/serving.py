@@ -94,6 +94,11 @@ def check_step(encoder: Any) -> None:
         )
     if encoder.block == "paper":
         raise UserError(mamba.NO_STEP)
+    if encoder.gaps:
+        raise UserError(
+            f"encoder.gaps={encoder.gaps}: the stream of events that is served has no "
+            "times; serve a run that was trained with encoder.gaps=0"
+        )
 
 
 def load(run: str | Path, stage: str = "", number: int = 0) -> Model:

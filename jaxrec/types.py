@@ -49,7 +49,8 @@ class Method(NamedTuple):
     `scores(state, items, length, timestep)`: only for recommenders. Histories
         int32[B, L] from the left, 0 behind their int32[B] `length` items; `timestep`
         int32[B] is the index in its session of the event to predict -> float32[B, V],
-        higher is better, -inf for what is no item.
+        higher is better, -inf for what is no item. Of data with `gaps` they also get
+        float32[B, L], the seconds before each item.
     `produce(state, dataset, key)`: an artefact for later stages, a dict of equal-length
         numpy arrays. Called once after training (once a seed), not traced.
     `facts(arrays, info)`: numbers about that artefact, for the summary.

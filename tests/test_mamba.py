@@ -29,11 +29,14 @@ def make(name, seq_len=20, **changes):
 
 
 @functools.cache
-def built(name, layers=1):
+def built(name, layers=1, gaps=0):
     """The encoder, parameters that are not their initial values, and 40 inputs."""
-    encoder = make(name, time_chunk=4, scan=PLAIN[name], num_layers=layers)
+    settings = dict(time_chunk=4, scan=PLAIN[name], num_layers=layers, gaps=gaps)
+    encoder = make(name, **settings)
     x = jax.random.normal(jax.random.key(0), (2, 40, D))
-    params = toy.jit(encoder.init)(jax.random.key(1), x[:, :20], np.array([20, 20]))
+    timed = dict(gap=jnp.zeros((2, 20))) if gaps else {}
+    args = jax.random.key(1), x[:, :20], np.array([20, 20])
+    params = toy.jit(encoder.init)(*args, **timed)
     draw = np.random.default_rng(0)
     params = jax.tree.map(
         lambda leaf: leaf + jnp.float32(0.2 * draw.standard_normal(leaf.shape)), params
@@ -249,6 +252,7 @@ def test_settings_that_cannot_be_are_refused():
         (dict(init_scheme="he"), "use mamba or recmamba_xavier"),
         (dict(scan="magic"), "scan 'magic' is unknown: use auto"),
         (dict(time_chunk=0), "time_chunk is 0: must be positive"),
+        (dict(gaps=-1), "gaps is -1: use 0"),
     ):
         with pytest.raises(UserError, match=reason):
             make("mamba2", **changes)

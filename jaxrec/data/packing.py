@@ -88,14 +88,16 @@ def _before(group: np.ndarray, size: np.ndarray) -> np.ndarray:
     return found
 
 
-def pack(item: np.ndarray, timestep: np.ndarray, size: int) -> tuple[dict, int]:
+def pack(
+    item: np.ndarray, timestep: np.ndarray, size: int, gap: np.ndarray | None = None
+) -> tuple[dict, int]:
     """({name: int32[rows, size]}, run) of histories one after another.
 
     item: int32[N], 1 and up; timestep: int32[N], 0 at the first event of a history.
     `item` and `next_item` (0 = none: padding, and the last event of a history; so it is
     the mask of the loss), `segment` (0 = padding, behind the events, else the number of
     the history in its row, from 1) and `position` (in the history; where it is 0 a
-    state starts anew).
+    state starts anew). `gap`: float32[N], seconds before each event, packed likewise.
     """
     start = np.flatnonzero(timestep == 0)
     length = np.diff(start, append=len(item))
@@ -110,6 +112,9 @@ def pack(item: np.ndarray, timestep: np.ndarray, size: int) -> tuple[dict, int]:
     item, next_item, begins, position = flat.reshape(4, found.rows, size)
     segment = np.where(item > 0, np.cumsum(begins, axis=1), 0).astype(np.int32)
     arrays = dict(item=item, next_item=next_item, segment=segment, position=position)
+    if gap is not None:
+        arrays["gap"] = np.zeros((found.rows, size), np.float32)
+        arrays["gap"].reshape(-1)[slot] = gap
     return arrays, found.run
 
 
@@ -128,7 +133,8 @@ def view(dataset: Dataset, examples: str, size: int) -> Dataset:
         last = np.flatnonzero(np.append(timestep[1:], 0) == 0).astype(np.int32)
         drawn = dict(dataset.drawn) | dict(train=last[timestep[last] > 0])
         return dataset._replace(drawn=drawn)
-    arrays, run = pack(np.asarray(dataset.train["item"]), timestep, size)
+    item, gap = np.asarray(dataset.train["item"]), dataset.train.get("gap")
+    arrays, run = pack(item, timestep, size, gap)
     drawn: Mapping[str, Any] = {k: v for k, v in dataset.drawn.items() if k != "train"}
     longer = int((np.bincount(np.cumsum(timestep == 0))[1:] > size).sum())
     packed = dict(run=run, padding=padding(arrays), longer=longer)

@@ -110,6 +110,8 @@ def settings(config: Any, source: str, name: str = "") -> dict[str, Any]:
     chosen |= dict(
         preset=config.preset, seed=int(config.seed), seq_len=int(config.seq_len)
     )
+    if config.get("gaps", False):
+        chosen["gaps"] = True
     for field, value in chosen.items():
         if isinstance(value, int) and value >= 2**63:
             raise UserError(f"data.{field}={value}: a whole number below 2**63")

@@ -48,6 +48,8 @@ def prepare(
     """
     name = events.facts.get("name", "events")
     columns, timestamps = sessions.cut(events, settings, name)
+    if settings.get("gaps") and not timestamps:
+        raise UserError(f"{name} has no timestamps: data.gaps needs them, set it to 0")
     counts = dict(read=_count(events.session, events.item, events.kind))
     columns = sessions.keep(columns, settings, name)
     counts["kept"] = _count(columns["session"], columns["item"], columns["kind"])
@@ -66,8 +68,9 @@ def prepare(
 
 def assemble(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> Dataset:
     """The Dataset of prepared arrays, which may be memory-mapped."""
-    flat = {p: {c: arrays[f"{p}/{c}"] for c in COLUMNS} for p in PARTS}
     protocol = facts["protocol"]
+    names = COLUMNS + ("gap",) * protocol.get("gaps", False)
+    flat = {p: {c: arrays[f"{p}/{c}"] for c in names} for p in PARTS}
     info = dict(
         name=facts["name"],
         version=facts["version"],
@@ -81,6 +84,7 @@ def assemble(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> Data
         kinds=("click", "purchase"),
         rewards=(protocol["click_reward"], protocol["buy_reward"]),
         mask_seen=protocol["mask_seen"],
+        gaps=protocol.get("gaps", False),
         protocol=protocol,
         attributes=arrays.get("attributes"),
         titles=arrays["titles"].tolist() if "titles" in arrays else None,
@@ -189,7 +193,7 @@ def _encode(columns, part, settings, name):
         mask = mask & (chosen[item] | (number == 0))
         held = (part == number)[mask]
         flat = _flat(
-            {k: columns[k][mask] for k in ("session", "kind")}
+            {k: columns[k][mask] for k in ("session", "kind", "time")}
             | dict(item=code[item[mask]]),
             settings,
         )
@@ -241,7 +245,11 @@ def _flat(columns, settings):
     total = np.cumsum(reward)
     to_go = np.repeat(total[start + length - 1], length) - total + reward
     last = remaining == 0
-    return dict(
+    optional = {}
+    if settings.get("gaps"):  # seconds since the session's event before, 0 at its first
+        gap = np.diff(columns["time"].astype(np.float64), prepend=0.0)
+        optional["gap"] = np.where(timestep == 0, 0.0, gap).astype(np.float32)
+    return optional | dict(
         item=item.astype(np.int32),
         kind=kind.astype(np.int32),
         reward=reward.astype(np.float32),

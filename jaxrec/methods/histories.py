@@ -15,6 +15,7 @@ class Examples(NamedTuple):
     length: Array  # int32[B]
     target: Array  # int32[B, T], 0 for none
     reset: Array | None  # bool[B, T], the first events of histories; None: windows
+    gap: Array | None  # float32[B, T], seconds before each event; None: not known
 
 
 def examples(batch: Batch, packed: bool) -> Examples:
@@ -23,9 +24,14 @@ def examples(batch: Batch, packed: bool) -> Examples:
         real = batch["segment"] > 0
         length = jnp.sum(real, axis=1).astype(jnp.int32)
         reset = real & (batch["position"] == 0)
-        return Examples(batch["item"], length, batch["next_item"], reset)
+        gap = batch.get("gap")
+        return Examples(batch["item"], length, batch["next_item"], reset, gap)
     items, length = windows.align_left(batch["item"], batch["mask"])
-    return Examples(items[:, :-1], jnp.maximum(length - 1, 0), items[:, 1:], None)
+    gap = None
+    if "gap" in batch:
+        gap = windows.align_left(batch["gap"], batch["mask"])[0][:, :-1]
+    length = jnp.maximum(length - 1, 0)
+    return Examples(items[:, :-1], length, items[:, 1:], None, gap)
 
 
 def segments(rows: Examples) -> Array:

@@ -75,7 +75,8 @@ def make(config: Any, info: dict[str, Any]) -> Method:
 
     def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
         rows = examples(batch, packed is not None)
-        params = network.init(key, rows.items[:, :1], rows.length * 0)
+        timed = {} if rows.gap is None else dict(gap=rows.gap[:, :1])
+        params = network.init(key, rows.items[:, :1], rows.length * 0, **timed)
         state = TrainState(jnp.zeros((), jnp.int32), params, optimiser.init(params))
         if config.sparse:
             table, rest = split(params)
@@ -87,7 +88,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         x = jnp.zeros((len(rows.items), 1, network.width))
         own = {"params": params["params"]["encoder"]}
         # Rows without an event leave a cache as it is: this is the empty one.
-        none = encoder.apply(own, x, rows.length * 0, method="advance")[1]
+        none = encoder.apply(own, x, rows.length * 0, method="advance", **timed)[1]
         return state.replace(extra=none)
 
     def draw(key: Array, rows: Examples) -> Array:
@@ -113,12 +114,13 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         what of it the batch touches; `negatives`: as items."""
         items, target, other = ids
         x = table[items]
-        rngs = dict(dropout=key)
+        options = {} if rows.gap is None else dict(gap=rows.gap)
+        options |= dict(rngs=dict(dropout=key))
         if rows.reset is None:
-            y = encoder.apply(own, x, rows.length, True, rngs=rngs)
+            y = encoder.apply(own, x, rows.length, True, **options)
         else:
             args = own, x, rows.length, rows.reset, cache, True
-            y, cache = encoder.apply(*args, method="advance", rngs=rngs)
+            y, cache = encoder.apply(*args, method="advance", **options)
         flat = y.reshape(-1, y.shape[-1])
         if config.loss == "bce":
             score = jnp.sum(y * table[target], axis=-1)
@@ -262,10 +264,16 @@ def check(config: Any, info: dict[str, Any]) -> None:
             f"sparse=True has Adam without decay, not {config.optim.name}: set "
             "optim.name=adam and optim.weight_decay=0"
         )
+    encoder = encoders.make(config.encoder, info["seq_len"])
+    if (getattr(encoder, "gaps", 0) > 0) != info.get("gaps", False):
+        raise UserError(
+            f"encoder.gaps={getattr(encoder, 'gaps', 0)} of {config.encoder.name} with "
+            f"data.gaps={info.get('gaps', False)}: with encoder mamba or mamba2 set "
+            "both, else none"
+        )
     packed = info.get("packed")
     if packed is None:
         return
-    encoder = encoders.make(config.encoder, info["seq_len"])
     if not hasattr(encoder, "advance") or getattr(encoder, "block", "") == "paper":
         raise UserError(
             f"encoder {config.encoder.name} cannot go on from a state, which packed "

@@ -192,9 +192,13 @@ def make_scores(
         raise UserError(f"rank_by={head!r} is unknown: use logits or q")
 
     def scores(
-        state: TrainState, items: Array, length: Array, timestep: Array
+        state: TrainState,
+        items: Array,
+        length: Array,
+        timestep: Array,
+        gap: Array | None = None,
     ) -> Array:
-        x = state_of(network, state.params, items, length)
+        x = apply(network, state.params, "state", items, length, False, gap)
         return only_items(apply(network, state.params, head, x), info)
 
     return scores
@@ -212,7 +216,7 @@ def make_eval_step(scores: Callable[..., Array]) -> Callable[..., dict[str, Arra
 
     def eval_step(state: TrainState, batch: Batch, key: Array) -> dict[str, Array]:
         event = windows.transition(batch)
-        y = scores(state, event.items, event.length, event.timestep)
+        y = scores(state, *event.history)
         loss = optax.softmax_cross_entropy_with_integer_labels(y, event.action)
         weight = batch["weight"]
         return dict(loss=jnp.sum(weight * loss), count=jnp.sum(weight))

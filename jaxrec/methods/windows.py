@@ -38,6 +38,13 @@ class Transition(NamedTuple):
     remaining: Array  # int32[N], events after this one
     next_action: Array  # int32[N], the next item, 0 at the last event
     weight: Array  # float32[N], 0.0 where the window has no event
+    gap: Array | None = None  # float32[B, L], seconds before each of `items`, if known
+
+    @property
+    def history(self) -> tuple[Array, ...]:
+        """What `Method.scores` reads of it."""
+        known = self.items, self.length, self.timestep
+        return known if self.gap is None else (*known, self.gap)
 
     def mean(self, x: Array) -> Array:
         """Over the events that exist: [N] -> []."""
@@ -59,7 +66,7 @@ COLUMNS = dict(
 
 
 def align_left(items: Array, exists: Array) -> tuple[Array, Array]:
-    """The events of windows [B, L] that end at the right: from the left, and how many.
+    """What windows [B, L] that end at the right hold: from the left, and how many.
 
     `exists`: bool[B, L], False before the start of the session.
     """
@@ -77,6 +84,7 @@ def transition(batch: Batch) -> Transition:
     items, length = align_left(item[:, :-1], mask[:, :-1])
     next_items, next_length = align_left(item[:, 1:], mask[:, 1:])
     newest = jnp.maximum(length - 1, 0)[:, None]
+    gap = align_left(batch["gap"][:, :-1], mask[:, :-1])[0] if "gap" in batch else None
     return Transition(
         items=items,
         length=length,
@@ -85,6 +93,7 @@ def transition(batch: Batch) -> Transition:
         next_place=None,
         previous=jnp.take_along_axis(items, newest, axis=1)[:, 0],
         weight=jnp.ones(len(item)),
+        gap=gap,
         **{name: batch[column][:, -1] for name, column in COLUMNS.items()},
     )
 

@@ -49,6 +49,7 @@ SPEC = dict(
     expand=2,  # mamba, mamba2: inner width over D, RecMamba's code
     head_dim=64,  # mamba2: channels that decay alike, ours
     init_scheme="",  # mamba, mamba2: mamba, recmamba_xavier, long; "" = as the block
+    gaps=0,  # mamba, mamba2: buckets of the time since the event before, 0 = off, ours
     time_chunk=256,  # mamba, mamba2: events a piece, for memory and speed alone, ours
     scan="auto",  # mamba, mamba2: how the scan is computed, see jaxrec.ops
 )
@@ -96,7 +97,9 @@ def make(config: Any, seq_len: int) -> nn.Module:
             f"encoder.heights {tuple(config.heights)} has filters higher than the "
             f"{seq_len} events of a history: drop them or raise data.seq_len"
         )
-    options = {key: config[key] for key in SPEC} | dict(max_len=seq_len) | fixed
+    # Runs of before an option was there have no field.
+    options = {key: config.get(key, value) for key, value in SPEC.items()}
+    options |= dict(max_len=seq_len) | fixed
     del options["name"]  # of the encoder, not of the Flax module
     if config.dropout < 0:
         del options["dropout"]
@@ -109,10 +112,17 @@ def out_width(config: Any) -> int:
     return make(config, max(config.heights)).out_width  # whatever the length
 
 
-def last(encoder: nn.Module, x: Array, length: Array, train: bool = False) -> Array:
+def last(
+    encoder: nn.Module,
+    x: Array,
+    length: Array,
+    train: bool = False,
+    gap: Array | None = None,
+) -> Array:
     """The state after the last event: float[B, T, D], int32[B] -> float[B, D'].
 
     Without dropout equal to `encoder(x, length)` at max(length - 1, 0); Caser and
-    SASRec do not compute the other positions.
+    SASRec do not compute the other positions. gap: see `mamba`, for encoders with it.
     """
-    return encoder(x, length, train, only_last=True)
+    timed = {} if gap is None else dict(gap=gap)
+    return encoder(x, length, train, only_last=True, **timed)

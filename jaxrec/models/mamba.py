@@ -40,6 +40,12 @@ class Mamba(nn.Module):
     ratios and larger B and C, for memory of thousands of events, "" for that of the
     block. Time is cut into chunks of `time_chunk` events, which changes memory and
     speed, no number; so does `scan`, see `ops`.
+
+    `gaps` > 0 (ours, after SS4Rec's idea that gaps drive the discretisation): each
+    channel's or head's dt is multiplied by a learned positive factor of the time since
+    the event before, one for each of `gaps` buckets whose bounds double from a second;
+    1 at the start. The call and `advance` then need `gap`: float[B, T], seconds, of
+    which the first of a history is 0.
     """
 
     width: int = 64
@@ -53,6 +59,7 @@ class Mamba(nn.Module):
     init_scheme: str = ""
     time_chunk: int = 256  # ours
     scan: str = "auto"
+    gaps: int = 0
     scale_embedding: bool = True
     max_len: int = 10
     dropout: float = 0.2  # RecMamba
@@ -63,6 +70,8 @@ class Mamba(nn.Module):
                 raise UserError(
                     f"encoder.{field} is {getattr(self, field)}: must be positive"
                 )
+        if self.gaps < 0:
+            raise UserError(f"encoder.gaps is {self.gaps}: use 0 (off) or more")
         _one_of("block", self.block, ("recommended", "paper"))
         _one_of("init_scheme", self.init_scheme, SCHEMES)
         _one_of("scan", self.scan, ("auto", *SCANS[self.mixer]))
@@ -108,16 +117,20 @@ class Mamba(nn.Module):
             }
 
     def __call__(
-        self, x: Array, length: Array, train: bool = False, only_last: bool = False
+        self,
+        x: Array,
+        length: Array,
+        train: bool = False,
+        only_last: bool = False,
+        gap: Array | None = None,
     ) -> Array:
         """See `encoders`."""
         if self.block == "paper" and x.shape[1] > self.max_len:
             raise ValueError(
                 f"{x.shape[1]} events, but max_len is {self.max_len}: raise it"
             )
-        return self._run(
-            x, length, None, empty_cache(self, x.shape[0]), train, only_last
-        )[0]
+        cache = empty_cache(self, x.shape[0])
+        return self._run(x, length, None, cache, train, only_last, gap)[0]
 
     def advance(
         self,
@@ -127,6 +140,7 @@ class Mamba(nn.Module):
         cache: tuple[Cache, ...] | None = None,
         train: bool = False,
         only_last: bool = False,
+        gap: Array | None = None,
     ) -> tuple[Array, tuple[Cache, ...]]:
         """Go on from a cache: packed rows, truncated back-propagation, serving.
 
@@ -142,7 +156,7 @@ class Mamba(nn.Module):
         if self.block == "paper":
             raise UserError(NO_STEP)
         cache = empty_cache(self, x.shape[0]) if cache is None else cache
-        return self._run(x, length, reset, cache, train, only_last)
+        return self._run(x, length, reset, cache, train, only_last, gap)
 
     def _run(
         self,
@@ -152,7 +166,14 @@ class Mamba(nn.Module):
         cache: tuple[Cache, ...],
         train: bool,
         only_last: bool,
+        gap: Array | None,
     ) -> tuple[Array, tuple[Cache, ...]]:
+        if (gap is not None) != (self.gaps > 0):
+            raise UserError(
+                f"encoder.gaps is {self.gaps}, but the times between events are "
+                f"{'not known here' if gap is None else 'given'}: 0 is for encoders "
+                "without them"
+            )
         key = self.make_rng("dropout") if train and self.dropout > 0 else None
         key_in, key_out, key_layers = (
             (None,) * 3 if key is None else jax.random.split(key, 3)
@@ -168,9 +189,13 @@ class Mamba(nn.Module):
         x = jnp.where(valid[..., None], block_lib.dropout(x, self.dropout, key_in), 0)
         x, valid = x.swapaxes(0, 1), valid.swapaxes(0, 1)
         reset = None if reset is None else reset.swapaxes(0, 1)
+        if gap is not None:
+            gap = block_lib.gap_bucket(gap.swapaxes(0, 1), self.gaps)
 
-        def mix(p: Any, x: Array, valid: Array, reset: Any, cache: Cache) -> Any:
-            return block_lib.mixer(p, x, valid, reset, cache, self.heads, self.scan)
+        def mix(p: Any, x: Array, context: tuple, cache: Cache) -> Any:
+            valid, reset, gap = context
+            settings = self.heads, self.scan
+            return block_lib.mixer(p, x, valid, reset, cache, *settings, gap)
 
         def drop(x: Array, key: Array | None) -> Array:
             return block_lib.dropout(x, self.dropout, key)
@@ -181,10 +206,10 @@ class Mamba(nn.Module):
             return block_lib.norm(self.last_norm, "out", x + drop(y, key))
 
         def step(
-            number: Array, x: Array, valid: Array, reset: Any, cache: Any
+            number: Array, x: Array, context: tuple, cache: Any
         ) -> tuple[Array, Any]:
             if paper:
-                y, one = mix(self.layers[0], x, valid, reset, cache[0])
+                y, one = mix(self.layers[0], x, context, cache[0])
                 return y, (one,)
             keys = [None] * (2 * self.num_layers)
             if key_layers is not None:
@@ -194,7 +219,7 @@ class Mamba(nn.Module):
             caches = []
             for layer, p in enumerate(self.layers):
                 y = block_lib.norm(p, "norm_mixer", x)
-                y, one = mix(p, y, valid, reset, cache[layer])
+                y, one = mix(p, y, context, cache[layer])
                 x = x + drop(y, keys[2 * layer])
                 caches.append(one)
                 if layer < self.num_layers - 1:
@@ -202,7 +227,8 @@ class Mamba(nn.Module):
                     x = x + drop(y, keys[2 * layer + 1])
             return (x if only_last else end(x, keys[-1])), tuple(caches)
 
-        y, cache = block_lib.over_time(step, x, valid, reset, cache, self.time_chunk)
+        events = x, (valid, reset, gap)
+        y, cache = block_lib.over_time(step, events, cache, self.time_chunk)
         if not only_last:
             return y.swapaxes(0, 1), cache
         last = jnp.maximum(length - 1, 0)[None, :, None]

@@ -7,6 +7,7 @@ its continuation and a single step are one function, and equal by construction.
 
     valid: bool[T, B], True for events; False from some row on in each column
     reset: bool[T, B] or None, True where another user's events begin
+    gap: int32[T, B] or None, `gap_bucket` of the time since the user's event before
     cache: Cache of B rows; one that says "nothing yet" is zeros
 """
 
@@ -46,13 +47,15 @@ def mixer(
     cache: Cache,
     head_dim: int = 0,
     impl: str = "auto",
+    gap: Array | None = None,
 ) -> tuple[Array, Cache]:
     """x: float32[T, B, d] -> (float32[T, B, d], Cache after the last event).
 
     [u, z] = x W_in; u = SiLU(causal depthwise convolution); [r, B, C] = u W_x;
     dt = softplus(r W_dt + b); y = scan(u, dt, A, B, C) + D u; out = (y SiLU(z)) W_out.
     `head_dim` 0: Mamba-1, A: [D, N]; P > 0: one A for each of D / P heads, on the shell
-    of Mamba-1 (ours; Mamba-2's own also projects B, C and dt from x).
+    of Mamba-1 (ours; Mamba-2's own also projects B, C and dt from x). With `gap` dt is
+    multiplied by exp(p["gap"][gap]): what came before fades by the time since it.
     Padding has dt = 0, the identity of the scan; its outputs mean nothing.
     """
     time, rows, width = *x.shape[:2], p["conv"].shape[1]
@@ -63,6 +66,8 @@ def mixer(
     rank, size = p["dt_proj"].shape[0], cache.state.shape[-1]
     r, b, c = jnp.split(u @ p["x_proj"], [rank, rank + size], axis=-1)
     dt = nn.softplus(r @ p["dt_proj"] + p["dt_bias"][None, None])
+    if gap is not None:
+        dt = dt * jnp.exp(p["gap"][gap])
     dt = jnp.where(valid[..., None], dt, 0)
     decay = -jnp.exp(p["A_log"])
     settings = dict(h0=cache.state, reset=reset, impl=impl, chunk=min(64, time))
@@ -123,25 +128,24 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
     return jnp.where(kept, x / (1 - rate), 0)
 
 
-def over_time(
-    step: Step,
-    x: Array,
-    valid: Array,
-    reset: Array | None,
-    cache: Any,
-    size: int,
-) -> tuple[Array, Any]:
-    """`step` over chunks of at most `size` rows of x: float[T, B, d].
+def gap_bucket(seconds: Array, count: int) -> Array:
+    """floor(log2(1 + seconds)), at most `count` - 1: float[...] -> int32[...]."""
+    bucket = jnp.floor(jnp.log2(1 + jnp.maximum(seconds, 0)))
+    return jnp.minimum(bucket, count - 1).astype(jnp.int32)
+
+
+def over_time(step: Step, events: Any, cache: Any, size: int) -> tuple[Array, Any]:
+    """`step` over chunks of at most `size` rows of `events`: (x [T, B, d], trees...).
 
     -> (float[T, B, .], the cache after the last chunk).
 
-    step(number, x, valid, reset, cache) -> (y, cache). Its insides are computed again
+    step(number, *events, cache) -> (y, cache). Its insides are computed again
     in the backward pass: what is kept is linear in T for x, y and a cache a chunk.
     """
-    time = len(x)
+    time = len(events[0])
     chunks = -(-time // size)
     if chunks <= 1:
-        return step(jnp.int32(0), x, valid, reset, cache)
+        return step(jnp.int32(0), *events, cache)
     size = -(-time // chunks)  # chunks of equal size: the least padding
     extra = chunks * size - time
 
@@ -154,9 +158,6 @@ def over_time(
         y, cache = step(*chunk, cache)
         return cache, y
 
-    parts = (
-        jnp.arange(chunks, dtype=jnp.int32),
-        *jax.tree.map(split, (x, valid, reset)),
-    )
-    cache, y = jax.lax.scan(body, cache, parts)
+    numbers = jnp.arange(chunks, dtype=jnp.int32)
+    cache, y = jax.lax.scan(body, cache, (numbers, *jax.tree.map(split, events)))
     return y.reshape(chunks * size, *y.shape[2:])[:time], cache

@@ -92,6 +92,8 @@ def mixer(m: Any) -> Mapping[str, tuple[Any, tuple[int, ...]]]:
         skip=(nn.initializers.ones, (inner,)),
     )
     decay = (channels,) if m.heads else (inner, n)
+    if m.gaps:  # factors of 1
+        found["gap"] = (nn.initializers.zeros, (m.gaps, channels))
     if scheme in ("mamba", "long"):
         found |= {name: (_uniform(s[0] ** -0.5), s) for name, s in linear.items()}
         found["conv"] = (_uniform(k**-0.5), (k, inner))

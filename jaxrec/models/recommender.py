@@ -136,9 +136,9 @@ class Recommender(nn.Module):
                 self.vocab, self.num_items, self.out_width, self.q_heads
             )
 
-    def __call__(self, items: Array, length: Array) -> Any:
+    def __call__(self, items: Array, length: Array, gap: Array | None = None) -> Any:
         """Touches every parameter: for `init`."""
-        x = self.state(items, length)
+        x = self.state(items, length, gap=gap)
         q = None if self.q_heads is None else self.q(x)
         return self.logits(x), q
 
@@ -146,9 +146,18 @@ class Recommender(nn.Module):
         """int32[B, T], int32[B] -> float[B, T, D'], out[b, t] after events 0..t."""
         return self.encoder(self.item_table(items), length, train)
 
-    def state(self, items: Array, length: Array, train: bool = False) -> Array:
-        """int32[B, L] from the left, int32[B] -> float[B, D'], after the last event."""
-        return encoders.last(self.encoder, self.item_table(items), length, train)
+    def state(
+        self,
+        items: Array,
+        length: Array,
+        train: bool = False,
+        gap: Array | None = None,
+    ) -> Array:
+        """int32[B, L] from the left, int32[B] -> float[B, D'], after the last event.
+
+        gap: float[B, L], for encoders that read the times between events.
+        """
+        return encoders.last(self.encoder, self.item_table(items), length, train, gap)
 
     def ce_table(self) -> tuple[Array, Array]:
         """Rows float[V, D'] and bias float[V] of the softmax head."""
