@@ -54,6 +54,7 @@ def test_fields_with_impossible_values(tmp_path):
         ),
         (dict(click_reward=float("nan")), "data.click_reward=nan: a finite number"),
         (dict(seed=-1), "data.seed=-1: 0 or more"),
+        (dict(hash_items=2**63), "data.hash_items=.*: items to hash to, below 2.*31"),
         (dict(session_chunk=2**63), "session_chunk=.*: a whole number below 2.*63"),
     ):
         refused(message, "table", path, tmp_path, COLUMNS, **EASY | changes)

@@ -120,8 +120,10 @@ def _cached(
 ) -> Dataset:
     settings = presets.settings(config, name, config.name)
     size = config.get("hash_items", 0)
-    if size < 0:
-        raise UserError(f"data.hash_items={size}: items to hash to, or 0 for none")
+    if not 0 <= size < 2**31:
+        raise UserError(
+            f"data.hash_items={size}: items to hash to, below 2**31, or 0 for none"
+        )
     if size:
         reading = dict(reading, hash_items=size)
 
