@@ -59,9 +59,12 @@ def test_words_that_are_purchases_and_words_that_are_left_out(tmp_path, capsys):
         tables.load(config("table", path, ignore="view,addtocart", **base))
     log = tables.load(config("table", path, columns=COLUMNS | dict(event="")))
     assert not log.kind.any()
-    rated = COLUMNS | dict(event="", rating="sid")
+    rated = COLUMNS | dict(event="", rating="stars")
+    table(path, columns() | dict(stars=columns()["sid"]))
     log = tables.load(config("table", path, columns=rated, buy_rating=20.0))
     assert log.kind.tolist() == [int(row[0] >= 20) for row in ROWS]
+    with pytest.raises(UserError, match="session='sid': that column already stands"):
+        tables.load(config("table", path, columns=rated | dict(rating="sid")))
 
 
 def test_parquet_with_times_categories_and_missing_values(tmp_path):
