@@ -280,7 +280,8 @@ def _moments(array, minus=None, where=None):
     return mean.astype(np.float32), std.astype(np.float32)
 
 
-def check_lengths(columns, prefix=""):
+def check_lengths(columns: Mapping[str, Any], prefix: str = "") -> None:
+    """Raises UserError, its message after `prefix`, where numbers of rows differ."""
     sizes = {name: len(array) for name, array in columns.items()}
     if len(set(sizes.values())) > 1:
         found = ", ".join(f"{name} {size}" for name, size in sizes.items())
@@ -289,7 +290,7 @@ def check_lengths(columns, prefix=""):
         )
 
 
-def _check_hopper(t, name):
+def _check_hopper(t: Trajectories, name: str) -> None:
     """Files of noise under the names of D4RL are about (their mean is near 0.2)."""
     if "hopper" not in f"{name} {t.info.get('env_id', '')}".lower():
         return
