@@ -164,10 +164,8 @@ def make_host(
         )
         bonus = over(losses.entropy, 1, 0)(logits)
         # Neither agents that are out nor steps that the limit cut off teach anything.
-        kept = jnp.where(chunk.cut, 0.0, 1.0)[..., None]
-        lives = kept * view.active[:-1]
-        judges = jnp.broadcast_to(kept, value.shape)
-        judges = judges if critic.values == 1 else lives
+        lives = jnp.where(chunk.cut, 0.0, 1.0)[..., None] * view.active[:-1]
+        judges = judged_by(chunk, view)
         pi, bonus, v = mean(pi, lives), mean(bonus, lives), mean(v, judges)
         total = pi + config.value_weight * v - config.entropy * bonus
         rho = jnp.exp(log_prob - old)
@@ -177,6 +175,11 @@ def make_host(
             ratio_error=jnp.max(lives * abs(rho - 1)),
         )  # fmt: skip
 
+    def judged_by(chunk: teams.Chunk, view: teams.View) -> Array:
+        """Weights [T, B, J] of the values: none for agents that are out."""
+        kept = jnp.where(chunk.cut, 0.0, 1.0)[..., None]
+        return kept if critic.values == 1 else kept * view.active[:-1]
+
     def learn(state: TrainState, key: Array, _: Any, chunk: teams.Chunk) -> Any:
         mine = {name: state.params[name] for name in ("utility", "critic")}
         view = teams.views(team, chunk.state)
@@ -184,10 +187,10 @@ def make_host(
         advantage, target = returns(
             chunk, chunk.seen["value"] * scale + centre, config.gamma, config.gae_lambda
         )
-        kept = jnp.where(chunk.cut, 0.0, 1.0)[..., None]
-        moments = renewed(state.extra.moments, target, kept, config.decay)
+        counted = judged_by(chunk, view)
+        moments = renewed(state.extra.moments, target, counted, config.decay)
         centre, scale = centre_and_scale(moments)
-        advantage = standardised(advantage, kept)
+        advantage = standardised(advantage, counted)
         rows = (chunk, view, advantage, (target - centre) / scale)
         opened = about.opened(state.step)
 
