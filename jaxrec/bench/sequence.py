@@ -117,7 +117,7 @@ def measure(length: int, args: Any, say: Callable[[str], None]) -> dict[str, Any
             say(f"{rival} at {length:,}: above --memory_limit, compiled and not run")
         elif args.rounds:
             running[rival] = (_call(compiled, arguments()), 1)
-    for rival, spent in timing.in_turn(running, args.rounds).items():
+    for rival, spent in timing.in_turn(running, args.rounds, settled=True).items():
         ms = spent.ms()
         found[rival] |= dict(
             ms=round(ms, 1),
