@@ -24,7 +24,7 @@ Axes = tuple[str | None, ...]
 AXES = ("data", "model")
 SMALLEST = 1_024  # splitting less costs more messages than it saves memory
 _ROWS = r"(item_table/embedding|_head/table|^extra|^extra/items)$"
-_ROWS += r"|^opt_state/1/(mean|square)$"  # of `row_optim`
+_ROWS += r"|item_table/embedding/(mean|square)$"  # of `row_optim`
 _NUMBERS = r"(_head/bias|ce_bias|shown_bias|outcome_bias)$"
 PRESETS: Mapping[str, tuple[tuple[str, Axes | str], ...]] = {
     # Members of an ensemble or heads stand before the items.

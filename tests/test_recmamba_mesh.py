@@ -14,9 +14,9 @@ RULES = (("item_table/embedding", ("model", None)),)
 LOSSES = dict(full={}, bce=dict(loss="bce"), rows=dict(loss="bce", sparse=True))
 
 
-def make_stage(mesh, **changes):
+def make_stage(mesh, rules=RULES, **changes):
     loop = SimpleNamespace(steps=100, batch_size=8)
-    rules = RULES if mesh != (1, 1) else ()
+    rules = rules if mesh != (1, 1) else ()
     method = build(**changes)
     mesh = sharding.make_mesh(*mesh)
     return program.Stage("train", loop, method, data(), 0, 1, mesh, rules)
@@ -27,9 +27,10 @@ def of_table(state):
     return [x for x in jax.tree.leaves(state) if x.ndim == 2 and x.shape[0] == 128]
 
 
+@pytest.mark.parametrize("rules", [RULES, ("items",)])
 @pytest.mark.parametrize("changes", [{}, LOSSES["rows"]])
-def test_the_rules_place_the_table_and_its_moments(changes):
-    state = train.abstract_state(make_stage((2, 4), **changes), {})
+def test_the_rules_place_the_table_and_its_moments(changes, rules):
+    state = train.abstract_state(make_stage((2, 4), rules, **changes), {})
     tables = of_table(state)
     assert len(tables) == 3
     for leaf in tables:

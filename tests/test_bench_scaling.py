@@ -1,0 +1,124 @@
+"""Compiled memory and communication: the count, the line, and what it is checked by."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxrec import sharding, train
+from jaxrec.bench import collectives, scaling
+from jaxrec.data import loader
+from jaxrec.errors import UserError
+
+
+def text_of(body):
+    mesh, spec = sharding.make_mesh(8, 1), PartitionSpec("data")
+    run = jax.shard_map(body, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    x = jax.ShapeDtypeStruct((8, 16), jnp.float32, sharding=NamedSharding(mesh, spec))
+    return jax.jit(run).lower(x).compile().as_text()
+
+
+def test_collectives_count_by_the_rounds_of_their_loop():
+    def body(x):
+        def known(_, x):
+            return jnp.tanh(jax.lax.psum(x, "data"))
+
+        def unknown(x):
+            return jnp.tanh(jax.lax.all_gather(x, "data").sum(0))
+
+        x = jax.lax.fori_loop(0, 5, known, x)
+        return jax.lax.while_loop(lambda x: x[0, 0] < 1, unknown, x)
+
+    found = text_of(body)
+    assert collectives.traffic(found) == {"all-reduce": 5 * 64, "all-gather": 8 * 64}
+    half = collectives.traffic(found, share=0.5)
+    assert half == {"all-reduce": 5 * 64, "all-gather": 4 * 64}
+
+
+def test_forms_of_other_backends_are_read():
+    program = """
+%more (x: f32[4]) -> f32[4] {
+  ROOT %r = bf16[4]{0} all-to-all(%x), replica_groups={{0,1}}
+}
+%less (x: f32[4]) -> f32[4] {
+  ROOT %r = pred[4]{0} all-to-all(%x), replica_groups={{0,1}}
+}
+ENTRY %main (x: f32[4], /*index=1*/i: s32[]) -> f32[4] {
+  %a = (f32[2]{0:T(8)}, f32[8]{0:T(8)}) all-gather-start(%x), replica_groups=[2,4]<=[8]
+  %b = f32[8]{0} all-gather-done(%a)
+  %c = f32[2,3]{1,0} reduce-scatter(%x), replica_groups=[2,4]<=[8], to_apply=%add
+  %d = f32[2]{0} reduce-scatter(%x), replica_groups=mesh['a'=4,'b'=2] {'b'}
+  ROOT %e = f32[4]{0} conditional(%i, %x, %x), branch_computations={%less, %more}
+}
+"""
+    assert collectives.traffic(program) == {
+        "all-gather": 32,
+        "reduce-scatter": 4 * 24 + 2 * 8,
+        "all-to-all": 8,
+    }
+
+
+def test_the_line_and_what_fits():
+    def row(items, size):
+        return dict(
+            items=items, argument_bytes=size, temporary_bytes=10, output_bytes=1
+        )
+
+    line = scaling.fit([row(1_000, 10_989), row(2_000, 20_989), row(4_000, 40_989)])
+    assert line["bytes_per_item"] == 10 and line["other_bytes"] == 1_000
+    assert line["misfit"] == 0 and line["fits"][16] == (16 * 10**9 - 1_000) // 10
+    bent = scaling.fit([row(1_000, 10_989), row(2_000, 24_989), row(4_000, 40_989)])
+    assert bent["misfit"] == pytest.approx(4_000 / 25_000)
+
+
+@pytest.mark.parametrize(
+    "flag, message",
+    [
+        ("--methods=cee", "method 'cee' is unknown here: ce"),
+        ("--meshes=8", "give data x model"),
+        ("--items=lots", "give numbers from 1000"),
+        ("--items=1e10", "give numbers from 1000"),
+    ],
+)
+def test_refusals_are_one_line(capsys, flag, message):
+    assert scaling.main([flag]) == 2
+    told = capsys.readouterr().err
+    assert message in told and told.count("\n") == 1
+    with pytest.raises(UserError):
+        scaling.parse([flag])
+
+
+@functools.cache
+def rows():
+    args = scaling.parse(["--meshes=2x4", "--items=1000,2000,60000"])[1]
+    return list(scaling.compiled_rows(["ce", "td3bc"], args))
+
+
+@pytest.mark.slow
+def test_small_catalogues_are_compiled():
+    ce = [row for row in rows() if row["program"] == "update" and row["items"]]
+    # Table and head with two moments each, 64 numbers an item on a fourth of the items.
+    low, high = ce[0], ce[-1]
+    grown = high["argument_bytes"] - low["argument_bytes"]
+    assert grown == pytest.approx(6 * 4 * 65 / 4 * 59_000, rel=0.02)
+    assert low["collective_bytes"]["all-reduce"] > 64 * 64 * 4
+    # Nothing that is moved grows with the catalogue.
+    assert low["collective_bytes"] == high["collective_bytes"]
+    ranking = [row for row in rows() if row["program"] == "ranking"]
+    assert scaling.fit(ranking)["bytes_per_item"] > 64 * 4 / 4  # scores of 64 rows
+    (td3bc,) = (row for row in rows() if row["method"] == "td3bc")
+    assert td3bc["data"] == 8 and td3bc["batch_size"] == 8 * 256
+
+
+@pytest.mark.slow
+def test_arguments_are_the_bytes_of_a_real_state():
+    stage = scaling.stage_of(scaling.CASES["ce"], 1_000, (2, 4))
+    state = train.initial_state(stage, {})
+    batch = loader.host_batch(stage.dataset, stage.config.batch_size, np.uint32(0), 0)
+    mine = [x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state)]
+    (row,) = (r for r in rows() if r["items"] == 1_000 and r["program"] == "update")
+    counted = sum(mine) + sum(x.nbytes for x in batch.values())
+    assert row["argument_bytes"] == pytest.approx(counted, rel=0.01)
