@@ -2,12 +2,14 @@
 
 import difflib
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from jaxrec import evaluators, rules, summary
+from jaxrec.data import lifelong
 from jaxrec.errors import UserError
 from jaxrec.methods import METHODS
 
@@ -17,6 +19,7 @@ SIZES = {
     *("filters", "heights", "kernel", "dilations"),
     *("members", "num_actions", "delay", "unroll", "rounds", "rollout_every"),
 }
+PAIRS = {"epsilon", "advantage_clip", "importance_clip", "train_lags"}
 
 
 def resolve(config: ConfigDict) -> FrozenConfigDict:
@@ -25,6 +28,7 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
     Raises UserError naming the field, its value and what it may be.
     """
     config = ConfigDict(config.to_dict())
+    check_elements("stages", config.stages, ("",))
     if not config.stages or len(set(config.stages)) < len(config.stages):
         raise UserError(f"stages is {config.stages}: name at least one, none twice")
     for name in config.stages:
@@ -40,6 +44,8 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
             )
         for other in set(section) & set(METHODS) - {section.method}:
             del section[other]
+        for field in ("evals", "uses"):
+            check_elements(f"{name}.{field}", section[field], ("",))
         for evaluator in section.evals:
             choose("evaluator", evaluator, evaluators.EVALS)
         before = config.stages[: config.stages.index(name)]
@@ -55,10 +61,12 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
             at_least(1, f"{name}.{field}", section[field])
         for field in ("eval_every", "checkpoint_every"):  # 0 = only at the end
             at_least(0, f"{name}.{field}", section[field])
+        check_tuples(section, method_defaults(section.method), name, section.method)
         for field, value in sizes(section[section.method].to_dict()):
             at_least(1, f"{name}.{section.method}.{field}", value)
     for field, value in config.eval.items():
         at_least(0 if field == "seed" else 1, f"eval.{field}", value)
+    check_tuples(config.data, lifelong.HPARAMS, "data", "lifelong")
     rules.parse(config.rules)
     at_least(1, "num_seeds", config.num_seeds)
     at_least(0, "seed", config.seed)
@@ -120,3 +128,39 @@ def sizes(hparams: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from sizes(value, f"{prefix}{name}.")
         elif name in SIZES:
             yield prefix + name, value
+
+
+def method_defaults(name: str) -> Mapping[str, Any]:
+    """The HPARAMS of a method's module; {} where it has none of that name."""
+    return getattr(sys.modules[METHODS[name].__module__], "HPARAMS", {})
+
+
+def check_tuples(
+    config: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str, name: str
+) -> None:
+    """Raises UserError for a tuple of `config[name]` that is none of such elements.
+
+    What they may be is read off the defaults; the flag of a tuple takes any.
+    """
+    for field, value in dict(config.get(name, {})).items():
+        like, whole = defaults.get(field), f"{prefix}.{name}"
+        if isinstance(like, Mapping):
+            check_tuples(config[name], like, whole, field)
+        elif isinstance(like, (tuple, list)) and like:
+            check_elements(f"{whole}.{field}", value, like)
+            lengths = (0, 2) if field == "advantage_clip" else (2,)  # () = no clipping
+            if field in PAIRS and len(value) not in lengths:
+                raise UserError(f"{whole}.{field} is {value}: give two numbers")
+
+
+def check_elements(field: str, value: Any, like: tuple[Any, ...]) -> None:
+    """Raises UserError for what is no tuple, or has elements of another type."""
+    names = {str: "names", int: "whole numbers"}
+    kind = next((k for k in names if all(type(x) is k for x in like)), float)
+    wanted = (int, float) if kind is float else kind
+    if not isinstance(value, (tuple, list)) or not all(
+        isinstance(x, wanted) and not isinstance(x, bool) for x in value
+    ):
+        raise UserError(
+            f"{field} is {value!r}: it must be {names.get(kind, 'numbers')}"
+        )

@@ -40,7 +40,16 @@ def test_what_ships_is_accepted(name):
         ("td3bc", "train.checkpoint_every", -1, "must be 0 or more"),
         ("td3bc", "train.td3bc.delay", 0, "must be positive"),
         ("td3bc", "train.td3bc.widths", (64, 0), "must be positive"),
-        ("td3bc", "train.td3bc.widths", ("a",), "must be numbers"),
+        ("td3bc", "train.td3bc.widths", ("a",), "must be whole numbers"),
+        ("td3bc", "train.td3bc.widths", (64.0,), "must be whole numbers"),
+        ("td3bc", "train.evals", (1,), "must be names"),
+        ("td3bc", "stages", (1,), "must be names"),
+        ("otto", "policy.uses", (None,), "must be names"),
+        ("mopo", "world.world_mlp.decays", ("a",), "must be numbers"),
+        ("ce", "train.ce.encoder.heights", ((2,),), "must be whole numbers"),
+        ("qmix", "train.qmix.epsilon", (1.0,), "give two numbers"),
+        ("sa2c", "train.sa2c.advantage_clip", (True, 10.0), "must be numbers"),
+        ("recmamba", "data.lifelong.lags", ("a",), "must be whole numbers"),
         ("td3bc", "train.mix.fraction", 0.5, "of no stage: set train.mix.stage"),
         ("td3bc", "select", "eval/return_std", "better larger or smaller"),
         ("dt", "train.dt.max_timestep", 0, "must be positive"),
@@ -58,6 +67,12 @@ def test_values_out_of_range_are_named(name, field, value, message):
     assert message in text and "\n" not in text
     known = (field, field.replace("stage", "fraction"), field.rstrip("s"))
     assert any(name in text for name in known)
+
+
+def test_numbers_of_either_kind_and_none_are_accepted():
+    assert settings.resolve(config("sa2c", **{"train.sa2c.advantage_clip": ()}))
+    assert settings.resolve(config("qmix", **{"train.qmix.epsilon": (1, 0)}))
+    assert settings.resolve(config("td3bc", **{"train.td3bc.widths": [64]}))
 
 
 def test_a_share_of_zero_needs_no_rows():
