@@ -19,10 +19,11 @@ from jaxrec import (
     sampled_ranking,
     team_episodes,
 )
+from jaxrec.data import loader
 from jaxrec.envs import gym
 from jaxrec.errors import UserError
 from jaxrec.methods import fqe, world_accuracy
-from jaxrec.types import Dataset, Method, TrainState
+from jaxrec.types import Batch, Dataset, Method, TrainState
 
 Metrics = dict[str, Any]
 
@@ -99,6 +100,36 @@ def fitted_q(config: Any, method: Method, dataset: Dataset) -> Callable[..., Met
     return evaluate
 
 
+def values(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metrics]:
+    """`method.values` of every held-out row: arrays `<set>/q_data` ... float32[N].
+
+    Where nothing is held out, of a batch of training rows, the same every time. They
+    are kept with their step, and TensorBoard shows them as histograms.
+    """
+    size = config.eval.batch_size
+    step = jax.jit(method.values)
+
+    def evaluate(state: TrainState, key: jax.Array) -> Metrics:
+        if not dataset.evals:
+            batch = loader.host_batch(dataset, size, np.uint32(config.eval.seed), 0)
+            found = jax.device_get(step(state, batch))
+            return {f"train/{name}": array for name, array in found.items()}
+
+        def one(number: int, batch: Batch) -> dict[str, jax.Array]:
+            return step(state, batch)
+
+        found = {}
+        for name in dataset.evals:
+            parts = jax.device_get(list(held_out.each(one, dataset, name, size)))
+            rows = loader.num_eval_rows(dataset, name)
+            for value in parts[0]:
+                array = np.concatenate([part[value] for part in parts])[:rows]
+                found[f"{name}/{value}"] = array
+        return found
+
+    return evaluate
+
+
 EVALS = {
     "episodes": team_episodes.evaluator,
     "held_out": held_out.evaluator,
@@ -108,6 +139,7 @@ EVALS = {
     "users": recommender_evaluators.users,
     "simulator": simulator,
     "fitted_q": fitted_q,
+    "values": values,
     "world_accuracy": world_accuracy.make,
 }
 NEEDS = dict(  # evaluator: what a method must have
@@ -118,6 +150,7 @@ NEEDS = dict(  # evaluator: what a method must have
     episodes="act",
     simulator="act",
     fitted_q="act",
+    values="values",
 )
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from jaxrec import (
+    boards,
     evaluators,
     hosts,
     logs,
@@ -79,7 +80,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         }
 
         def end() -> None:
-            report.plot_run(workdir)
+            boards.images(workdir, report.plot_run(workdir))
             logs.write_json(workdir / "summary.json", summary)
 
         hosts.lead(end)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrec import boards
 from jaxrec.errors import UserError
 
 
@@ -29,20 +30,29 @@ class MetricsFile:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
         temporary.rename(self.path)
         self.file = self.path.open("a")
-        self.board = tensorboard(folder)
+        self.board = boards.open_board(folder)
 
-    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Add a line; values are scalars, or float[S] with several seeds."""
+    def write(
+        self,
+        step: int,
+        metrics: Mapping[str, Any],
+        clocks: Mapping[str, float] | None = None,
+    ) -> None:
+        """Add a line; values are scalars, or float[S] with several seeds.
+
+        `clocks`: what the curves alone show, as it differs from run to run.
+        """
         wall = round(time.monotonic() - self.start, 3)
         values = {name: plain(value) for name, value in metrics.items()}
         self.file.write(json.dumps({"step": step, "wall": wall} | values) + "\n")
         self.file.flush()
         if self.board is not None:
-            for name, value in values.items():
-                value = value if isinstance(value, list) else [value]
-                value = [x for x in value if x is not None]
-                if value:
-                    self.board.add_scalar(name, float(np.mean(value)), step)
+            boards.scalars(self.board, step, values | dict(clocks or {}))
+
+    def histograms(self, step: int, arrays: Mapping[str, Any]) -> None:
+        """Distributions of what evaluators measured of each event, all seeds as one."""
+        if self.board is not None:
+            boards.histograms(self.board, step, arrays)
 
     def sync(self) -> None:
         """Force the lines to disk, so that a checkpoint is never ahead of them."""
@@ -60,7 +70,9 @@ class MetricsFile:
 class Nowhere:
     """Takes the place of a `MetricsFile` in processes that do not lead."""
 
-    def write(self, step: int, metrics: Mapping[str, Any]) -> None: ...
+    def write(self, step: int, metrics: Any, clocks: Any = None) -> None: ...
+
+    def histograms(self, step: int, arrays: Mapping[str, Any]) -> None: ...
 
     def sync(self) -> None: ...
 
@@ -126,15 +138,6 @@ def read(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break  # torn by a kill; what follows cannot be whole either
     return lines
-
-
-def tensorboard(folder: Path) -> Any:
-    """A TensorBoard writer, None where tensorboardX is not installed."""
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder / "tensorboard"))
 
 
 def say(text: str) -> None:

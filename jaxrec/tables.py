@@ -70,6 +70,10 @@ def final_table(summary: Mapping[str, Any]) -> str:
         facts = [f"{part.get('steps', '?')} steps"]
         for key, unit in (("seconds", "s"), ("steps_per_second", "steps/s")):
             facts += [f"{part[key]:.4g} {unit}"] if part.get(key) is not None else []
+        if part.get("flops_per_second"):
+            facts.append(f"{part['flops_per_second'] / 1e9:.4g} GFLOP/s")
+        if part.get("utilisation"):
+            facts.append(f"{part['utilisation']:.1%} of the devices' peak")
         if part.get("parameters"):
             facts.append(f"{part['parameters']:,} parameters")
         notes.append(f"{stage}: {', '.join(facts)}")

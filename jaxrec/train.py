@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrec import checkpoint, hosts, logs, profiling, seeds, sharding
+from jaxrec import checkpoint, hosts, logs, profiling, seeds, sharding, speed
 from jaxrec import program as program_lib
 from jaxrec.data import loader
 from jaxrec.errors import Interrupted, UserError
@@ -127,17 +127,16 @@ def train(
         batches = program_lib.feed(stage, start, streamed)
         data = next(batches)
         programs: dict[int, Any] = {}  # two sizes of call where the last is shorter
-        compiling = 0.0
         progress = logs.Progress(stage.name, config.steps, start)
-        shown, waiting, saving, paused = "", None, None, 0.0
-        begun, step = time.monotonic(), start
+        meter = speed.Meter(stage.name, stage.mesh, start)
+        shown, waiting, saving, step = "", None, None, start
         while step < config.steps:
             trace(step, state)
             size = program_lib.call_size(config, step)
             if size not in programs:
                 pause = time.monotonic()
-                programs[size] = compiled(stage, streamed, size, state, data)
-                compiling += time.monotonic() - pause
+                work = traced(stage, streamed, size, state, data)
+                programs[size] = meter.compiled(work, size, pause)
                 progress.pause(time.monotonic() - pause)
             state, metrics = programs[size](state, data)
             step += size
@@ -152,6 +151,7 @@ def train(
                 means.add(*waiting)
                 waiting = None
             line = means.flush() if log_now else {}
+            clocks = meter.lap(step) if log_now else {}
             if eval_now:
                 pause = time.monotonic()
                 found = evaluate(stage, evaluators, state)
@@ -160,11 +160,12 @@ def train(
                 arrays = {n: x for n, x in found.items() if np.ndim(x) > many}
                 if arrays and hosts.is_lead():
                     logs.write_arrays(folder / "arrays" / f"{step}.npz", arrays)
+                    log.histograms(step, arrays)
                 line |= {n: x for n, x in found.items() if n not in arrays}
-                paused += time.monotonic() - pause
+                meter.pause(time.monotonic() - pause)
                 progress.pause(time.monotonic() - pause)
             if line:
-                log.write(step, line)
+                log.write(step, line, clocks)
                 shown = headline(stage, line, shown)
             if save_now or signal_number:
                 log.sync()
@@ -185,26 +186,28 @@ def train(
         saving.result()
         log.close()
         batches.close()
-        seconds = time.monotonic() - begun - paused - compiling
-        facts |= {
-            "compile_seconds": round(compiling, 2),
-            "temporary_bytes": temporary_bytes(programs[max(programs)]),
-            "steps_per_second": round((config.steps - start) / seconds, 1),
-        }
+        facts |= meter.facts(step)
     return state, facts
 
 
-def compiled(
+def traced(
     stage: Stage, streamed: bool, size: int, state: TrainState, data: Any
-) -> Callable:
-    """The program of `size` updates, for states and data placed like these."""
+) -> jax.stages.Traced:
+    """The call of `size` updates, for states and data placed like these."""
     placed = jax.tree.map(lambda x: x.sharding, state)
     program = jax.jit(
         program_lib.multi_step(stage, streamed, size),
         donate_argnums=0,
         out_shardings=(placed, sharding.replicated(stage.mesh)),
     )
-    return program.lower(state, data).compile()
+    return program.trace(state, data)
+
+
+def compiled(
+    stage: Stage, streamed: bool, size: int, state: TrainState, data: Any
+) -> Callable:
+    """The program of that call."""
+    return traced(stage, streamed, size, state, data).lower().compile()
 
 
 def check_lines(folder: Path, start: int, config: Any) -> None:
@@ -243,12 +246,6 @@ def headline(stage: Stage, line: dict[str, Any], shown: str = "") -> str:
 def count(params: Any) -> int:
     """Numbers in a pytree of arrays."""
     return sum(x.size for x in jax.tree.leaves(params))
-
-
-def temporary_bytes(program: Any) -> int | None:
-    """Scratch memory of the compiled program, where the backend tells."""
-    analysis = program.memory_analysis()
-    return None if analysis is None else analysis.temp_size_in_bytes
 
 
 def say_data(stage: Stage, streamed: bool) -> None:

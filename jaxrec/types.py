@@ -54,6 +54,8 @@ class Method(NamedTuple):
     `produce(state, dataset, key)`: an artefact for later stages, a dict of equal-length
         numpy arrays. Called once after training (once a seed), not traced.
     `facts(arrays, info)`: numbers about that artefact, for the summary.
+    `values(state, batch)`: what the method's value functions say of the rows of a
+        batch: name -> float32[B], such as "q_data", of the actions taken.
     """
 
     init: Callable[..., TrainState]
@@ -64,6 +66,7 @@ class Method(NamedTuple):
     produce: Callable[..., dict[str, Any]] | None = None
     facts: Callable[..., dict[str, float]] | None = None
     scores: Callable[..., Array] | None = None
+    values: Callable[..., dict[str, Array]] | None = None
 
 
 class Mix(NamedTuple):

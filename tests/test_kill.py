@@ -16,7 +16,8 @@ from orbax.checkpoint import v1 as ocp
 
 ROOT = Path(__file__).parents[1]
 # They tell of the machine and the day, not of the run.
-CLOCKS = ("seconds", "compile_seconds", "steps_per_second", "temporary_bytes")
+CLOCKS = ("seconds", "compile_seconds", "steps_per_second", "flops_per_second")
+CLOCKS += ("utilisation", "temporary_bytes", "argument_bytes")
 
 
 def start(folder):

@@ -146,22 +146,27 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         )
         return state, metrics
 
-    def eval_step(state: TrainState, batch: Batch, key: Array) -> dict[str, Array]:
+    def values(state: TrainState, batch: Batch) -> dict[str, Array]:
         s, a = state.extra(batch["observation"]), batch["action"]
         pi, _ = actor.apply(state.params["actor"], s)
-        rows = dict(
-            bc_distance=jax.vmap(value.behaviour_cloning)(pi, a),
+        return dict(
             q_data=jnp.min(critics.apply(state.params["critic"], s, a), axis=0),
             q_policy=jnp.min(critics.apply(state.params["critic"], s, pi), axis=0),
             value=value_net.apply(state.params["value"], s),
         )
+
+    def eval_step(state: TrainState, batch: Batch, key: Array) -> dict[str, Array]:
+        s, a = state.extra(batch["observation"]), batch["action"]
+        pi, _ = actor.apply(state.params["actor"], s)
+        distance = jax.vmap(value.behaviour_cloning)(pi, a)
+        rows = dict(bc_distance=distance, **values(state, batch))
         sums = {name: jnp.sum(batch["weight"] * row) for name, row in rows.items()}
         return dict(sums, count=jnp.sum(batch["weight"]))
 
     def act(state: TrainState, observation: Array, key: Array) -> Array:
         return actor.apply(state.params["actor"], state.extra(observation))[0]
 
-    return Method(init, train_step, eval_step, act)
+    return Method(init, train_step, eval_step, act, values=values)
 
 
 def reward_scale(return_range: float, info: dict[str, Any]) -> float:

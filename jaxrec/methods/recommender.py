@@ -224,6 +224,17 @@ def make_eval_step(scores: Callable[..., Array]) -> Callable[..., dict[str, Arra
     return eval_step
 
 
+def make_values(network: networks.Recommender) -> Callable[..., dict[str, Array]]:
+    """Method.values of a network with one value head, from `state.params`."""
+
+    def values(state: TrainState, batch: Batch) -> dict[str, Array]:
+        event = windows.transition(batch)
+        x = state_of(network, state.params, event.items, event.length)
+        return dict(q_data=apply(network, state.params, "q_at", x, event.action))
+
+    return values
+
+
 def double_q(
     network: networks.Recommender,
     main: Any,

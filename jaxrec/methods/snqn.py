@@ -75,4 +75,10 @@ def make(config: Any, info: dict[str, Any]) -> Method:
 
     scores = recommender.make_scores(network, info, config.rank_by)
     init = copies.make_init(network, optimiser.init)
-    return Method(init, train_step, recommender.make_eval_step(scores), scores=scores)
+    return Method(
+        init,
+        train_step,
+        recommender.make_eval_step(scores),
+        scores=scores,
+        values=recommender.make_values(network),
+    )

@@ -97,21 +97,27 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         )
         return state, dict(loss=loss, q_data=q_data, target=jnp.mean(y))
 
+    def values(state: TrainState, batch: Batch) -> dict[str, Array]:
+        s, a = state.extra(batch["observation"]), batch["action"]
+        pi = actor.apply(state.params["actor"], s)
+        params_critic = control.first(state.params["critic"])
+        return dict(
+            q_data=critic.apply(params_critic, s, a),
+            q_policy=critic.apply(params_critic, s, pi),
+        )
+
     def eval_step(state: TrainState, batch: Batch, key: Array) -> dict[str, Array]:
         s, a = state.extra(batch["observation"]), batch["action"]
         pi = actor.apply(state.params["actor"], s)
-        rows = dict(
-            bc_distance=jax.vmap(value.behaviour_cloning)(pi, a),
-            q_data=critic.apply(control.first(state.params["critic"]), s, a),
-            q_policy=critic.apply(control.first(state.params["critic"]), s, pi),
-        )
+        distance = jax.vmap(value.behaviour_cloning)(pi, a)
+        rows = dict(bc_distance=distance, **values(state, batch))
         sums = {name: jnp.sum(batch["weight"] * row) for name, row in rows.items()}
         return dict(sums, count=jnp.sum(batch["weight"]))
 
     def act(state: TrainState, observation: Array, key: Array) -> Array:
         return actor.apply(state.params["actor"], state.extra(observation))
 
-    return Method(init, train_step, eval_step, act)
+    return Method(init, train_step, eval_step, act, values=values)
 
 
 def delayed(
