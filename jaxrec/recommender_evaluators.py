@@ -15,6 +15,7 @@ from jaxrec import held_out, logs, metrics
 from jaxrec.envs import online
 from jaxrec.envs import users as users_lib
 from jaxrec.methods import windows
+from jaxrec.ops import catalogue
 from jaxrec.types import Array, Batch, Dataset, Method, TrainState
 
 Metrics = dict[str, Any]
@@ -144,29 +145,7 @@ def users(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metric
     if lack:
         logs.say(f"users: {lack}; no numbers")
         return lambda state, key: {}
-    population = users_lib.make(dataset.info["users"])
-    seq_len = dataset.info["seq_len"]
-    # The data number the items that occur in them; the simulator knows more.
-    known = np.asarray(dataset.info["item_ids"])[1:]
-    code = np.zeros(population.num_items + 1, np.int32)
-    code[known] = np.arange(1, len(known) + 1)
-    popularity = np.full(population.num_items + 1, -np.inf, np.float32)
-    # The log keeps the order and makes a draw at temperature 1 one by share.
-    popularity[known] = np.log1p(dataset.info["item_count"][1 : len(known) + 1])
-    habits = dict(
-        popularity=jnp.asarray(popularity), mask_seen=dataset.info["mask_seen"]
-    )
-
-    @jax.jit
-    def serve(state: TrainState, key: jax.Array) -> dict[str, jax.Array]:
-        def scores(items: Array, length: Array, timestep: Array) -> Array:
-            found = method.scores(state, jnp.asarray(code)[items], length, timestep)
-            whole = jnp.full((len(items), population.num_items + 1), -jnp.inf)
-            return whole.at[:, known].set(found[:, 1 : len(known) + 1])
-
-        policy = online.from_scores(scores, **habits)
-        sizes = dict(num_users=config.eval.users, horizon=config.eval.horizon)
-        return online.evaluate(policy, population, key, seq_len=seq_len, **sizes)
+    serve = jax.jit(make_server(config, method, dataset))
 
     def evaluate(state: TrainState, key: jax.Array) -> Metrics:
         # The same users at every evaluation, and for every method.
@@ -174,3 +153,35 @@ def users(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metric
         return {f"users/{name}": float(value) for name, value in found.items()}
 
     return evaluate
+
+
+def make_server(config: Any, method: Method, dataset: Dataset) -> Callable[..., Any]:
+    """(state, key) -> what `online.evaluate` measures of the policy, as scalars."""
+    population = users_lib.make(dataset.info["users"])
+    seq_len = dataset.info["seq_len"]
+    # The data number the items that occur in them; the simulator knows more.
+    ids = np.asarray(dataset.info["item_ids"])
+    code = np.zeros(population.num_items + 1, np.int32)
+    code[ids[1:]] = np.arange(1, len(ids))
+    popularity = np.full(dataset.info["vocab"], -np.inf, np.float32)
+    # The log keeps the order and makes a draw at temperature 1 one by share.
+    popularity[1 : len(ids)] = np.log1p(dataset.info["item_count"][1 : len(ids)])
+    habits = dict(
+        popularity=jnp.asarray(popularity),
+        mask_seen=dataset.info["mask_seen"],
+        # Scores stay where the catalogue is split: neither renumbered nor gathered.
+        best=catalogue.argmax,
+    )
+
+    def serve(state: TrainState, key: jax.Array) -> dict[str, jax.Array]:
+        own = online.from_scores(functools.partial(method.scores, state), **habits)
+        number, item_of = jnp.asarray(code), jnp.asarray(ids, jnp.int32)
+
+        def policy(items, length, timestep, key, shown):
+            best = own(number[items], length, timestep, key, number[shown])
+            return item_of[best]
+
+        sizes = dict(num_users=config.eval.users, horizon=config.eval.horizon)
+        return online.evaluate(policy, population, key, seq_len=seq_len, **sizes)
+
+    return serve

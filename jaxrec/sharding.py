@@ -112,11 +112,8 @@ def unused(
 
 
 def in_use(mesh: Mesh) -> contextlib.AbstractContextManager:
-    """Programs traced inside know a mesh that splits the catalogue: `ops.catalogue`.
-
-    Other meshes need not be known: the compiler splits batches by itself.
-    """
-    if mesh.shape["model"] == 1:
+    """Programs traced inside know the mesh: see `ops.catalogue` and `ops.batches`."""
+    if mesh.size == 1:
         return contextlib.nullcontext()
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 

@@ -29,6 +29,14 @@ def whole_catalogue(program, vocab):
     return lines
 
 
+def widest(program):
+    """The largest dimension of what collectives give every device, of two or more."""
+    text = [FOUND.search(line) for line in program.as_text().splitlines()]
+    shapes = [s for m in text if m for s in re.findall(r"\[([\d,]*)\]", m[1])]
+    sizes = [[int(n) for n in shape.split(",")] for shape in shapes if "," in shape]
+    return max(map(max, sizes), default=0)
+
+
 def step_program(stage, earlier):
     """(abstract state, compiled program) of one update; nothing is executed."""
     state = train.abstract_state(stage, earlier)

@@ -122,3 +122,12 @@ def test_arguments_are_the_bytes_of_a_real_state():
     (row,) = (r for r in rows() if r["items"] == 1_000 and r["program"] == "update")
     counted = sum(mine) + sum(x.nbytes for x in batch.values())
     assert row["argument_bytes"] == pytest.approx(counted, rel=0.01)
+
+
+@pytest.mark.slow
+def test_members_draw_rows_where_the_batch_is_split():
+    """Four times the devices and the rows: no device has more to do."""
+    args = scaling.parse(["--meshes=1x2,1x8"])[1]
+    few, many = scaling.compiled_rows(["world_transformer"], args)
+    assert many["batch_size"] == 4 * few["batch_size"]
+    assert many["temporary_bytes"] < 1.2 * few["temporary_bytes"]

@@ -10,7 +10,7 @@ import test_ladder
 import toy_recommenders as toy
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
-from split_catalogue import split_leaves, step_program, whole_catalogue
+from split_catalogue import split_leaves, step_program, whole_catalogue, widest
 
 from jaxrec import experiment, metrics, program, recommender_evaluators, sharding, train
 from jaxrec.data import loader
@@ -145,3 +145,11 @@ def test_no_method_has_the_whole_catalogue(method):
         ranks = jax.jit(rank).lower(state, facts, 0, batch)
     assert not whole_catalogue(held_out.compile(), vocab)
     assert not whole_catalogue(ranks.compile(), vocab)
+    if "users" not in stage.dataset.info:
+        return
+    sizes = SimpleNamespace(eval=SimpleNamespace(users=24, horizon=3))
+    server = recommender_evaluators.make_server(sizes, stage.method, stage.dataset)
+    with sharding.in_use(stage.mesh):
+        users = jax.jit(server).lower(state, jax.random.key(0)).compile()
+    # Not of all that occur in the log either, who are fewer than `vocab`.
+    assert widest(users) <= vocab // 4

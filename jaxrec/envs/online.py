@@ -44,6 +44,7 @@ def from_scores(
     avoid_shown: bool = True,
     popularity: Array | None = None,
     mask_seen: bool = False,
+    best: Callable[[Array], Array] | None = None,
 ) -> Callable[..., Array]:
     """A policy from `scores(items, length, timestep)` -> float[B, V].
 
@@ -56,7 +57,8 @@ def from_scores(
     `popularity`: float[V], the scores of users without an event. Where the first event
     of a session is not predicted, methods that learn have an untrained state for them
     and methods that count fall back on popularity: with one cold start for all, rewards
-    compare what methods make of a history (ours).
+    compare what methods make of a history (ours). `best`: float[B, V] -> int[B],
+    None = `jnp.argmax`.
     """
 
     def policy(items, length, timestep, key, shown):
@@ -69,7 +71,8 @@ def from_scores(
             score = pass_over(score, items)
         if avoid_shown:
             score = pass_over(score, shown)
-        return jnp.argmax(score, axis=1).astype(jnp.int32)
+        found = jnp.argmax(score, axis=1) if best is None else best(score)
+        return found.astype(jnp.int32)
 
     return policy
 

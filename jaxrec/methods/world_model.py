@@ -16,6 +16,7 @@ from flax import struct
 
 from jaxrec import optim
 from jaxrec.methods import world_rows
+from jaxrec.ops import batches
 from jaxrec.types import Array, Batch, TrainState, UserError
 
 # Fields of the paper that no source known to us states; spec 3.1.
@@ -174,7 +175,8 @@ def resample(batch: Batch, key: Array, members: int, bootstrap: bool) -> Batch:
         rows = jax.random.randint(key, (members, size), 0, size)
     else:
         rows = jnp.broadcast_to(jnp.arange(size)[None, :], (members, size))
-    return {name: jnp.asarray(array)[rows] for name, array in batch.items()}
+    drawn = {name: jnp.asarray(array)[rows] for name, array in batch.items()}
+    return batches.split_rows(drawn, leading=1)
 
 
 def mean_over_members(x: Array) -> Array:

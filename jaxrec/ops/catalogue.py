@@ -74,6 +74,13 @@ def top_k(scores: Array, k: int) -> tuple[Array, Array]:
     return own_items(own, scores, None, (WHOLE, WHOLE), axis=1)
 
 
+def argmax(scores: Array) -> Array:
+    """The best item of float[B, V], the first of equals: int32[B]."""
+    if not is_split(scores.shape[1]):
+        return jnp.argmax(scores, axis=1).astype(jnp.int32)
+    return top_k(scores, 1)[1][:, 0]
+
+
 def gather(parts: Any) -> Any:
     """Arrays [B, n] of all devices side by side, those of lower items first."""
     return jax.tree.map(
