@@ -1,4 +1,4 @@
-"""python -m jaxrec.recommend --run=RUN [--history=12,7,99] [--k=10]
+"""python -m jaxrec.recommend --run=RUN [--history=12,7,99] [--k=10] [--index=faiss]
 
 The items that a trained recommender, of any method that ranks items, puts first after a
 history of ids of the log that it was trained on. Without --history a stream: each line
@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import finished, logs, serving, stream
+from jaxrec import index as index_lib
 from jaxrec.envs import online
 from jaxrec.errors import UserError, fail
 from jaxrec.types import Array
@@ -59,6 +60,7 @@ class Recommender(NamedTuple):
     popularity: np.ndarray  # float32[V], the scores of an empty history
     seq_len: int  # L
     mask_seen: bool  # whether the data's protocol leaves out items of the history
+    index: index_lib.Index | None = None  # that proposes items, None = all are scored
 
 
 def make(scores: Callable[..., Array], weights: Any, facts: Mapping[str, Any]) -> Any:
@@ -92,6 +94,28 @@ def load(run: str | Path, stage: str = "", number: int = 0) -> Recommender:
         return export.load(run)
     found = finished.policy(run, stage, number)
     return make(found.method.scores, found.state, found.info)
+
+
+def indexed(run: str | Path, kind: str, stage: str = "", number: int = 0) -> Any:
+    """As `load`, with an approximate index of the items; see `jaxrec.index`.
+
+    Raises UserError also for methods whose scores are no products with rows of items.
+    """
+    from jaxrec import export
+
+    if export.is_export(run):
+        raise UserError(f"{run} is an export, which keeps no rows of items: give a run")
+    found = finished.policy(run, stage, number)
+    model = make(found.method.scores, found.state, found.info)
+    if (factors := found.method.factors) is None:
+        raise UserError(
+            f"the method of {run} does not score by products with rows of items: leave "
+            "out --index"
+        )
+    query = jax.jit(factors.query)
+    rows = factors.items(found.state)
+    index = index_lib.build(query, *rows, len(model.ids) - 1, kind)
+    return model._replace(index=index)
 
 
 def recommend(run: str | Path, history: Sequence[Any], k: int = 10) -> list[Item]:
@@ -135,9 +159,14 @@ def _top(model: Recommender, numbers: list, k: int, mask: bool) -> list[list[Ite
         timestep[row] = len(one)
         if mask:
             seen[row, : len(one)] = one
-    args = items, length, timestep, seen, model.popularity
     most = min(max(1 << (k - 1).bit_length(), FEWEST), len(model.numbers))
-    scores, best = jax.device_get(_best(model.scores, model.weights, *args, most))
+    args = items, length, timestep, seen
+    if model.index is not None:
+        args = model.weights, *args, model.popularity, most
+        scores, best = index_lib.top(model.index, *args)
+    else:
+        args = model.scores, model.weights, *args, model.popularity, most
+        scores, best = jax.device_get(_best(*args))
     titles = model.titles or [""] * len(model.ids)
     return [
         [
@@ -229,9 +258,16 @@ def main(
         action=argparse.BooleanOptionalAction,
         help="leave out items of the history; default: as the data's protocol says",
     )
+    flags.add_argument(
+        "--index", default="", help="faiss: approximate, for large catalogues"
+    )
     given = flags.parse_args(argv)
     try:
-        model = load(given.run, given.stage, given.seed_number)
+        where = given.stage, given.seed_number
+        if given.index:
+            model = indexed(given.run, given.index, *where)
+        else:
+            model = load(given.run, *where)
         if given.history is not None:
             history = history_of(model, given.history)
             found = top(model, [history], given.k, given.mask_seen)[0]

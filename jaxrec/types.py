@@ -56,6 +56,7 @@ class Method(NamedTuple):
     `facts(arrays, info)`: numbers about that artefact, for the summary.
     `values(state, batch)`: what the method's value functions say of the rows of a
         batch: name -> float32[B], such as "q_data", of the actions taken.
+    `factors`: of `scores` that are products with rows of items, for an index of them.
     """
 
     init: Callable[..., TrainState]
@@ -67,6 +68,18 @@ class Method(NamedTuple):
     facts: Callable[..., dict[str, float]] | None = None
     scores: Callable[..., Array] | None = None
     values: Callable[..., dict[str, Array]] | None = None
+    factors: "Factors | None" = None
+
+
+class Factors(NamedTuple):
+    """Scores as products of a state and rows of items: `query @ table.T + bias`.
+
+    `query(state, items, length, timestep)` -> float32[B, D], arguments as of
+    `Method.scores`; `items(state)` -> (table float[V, D], bias float[V]).
+    """
+
+    query: Callable[..., Array]
+    items: Callable[[TrainState], tuple[Array, Array]]
 
 
 class Mix(NamedTuple):

@@ -4,13 +4,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxrec import sharding, train
 from jaxrec.bench import collectives, scaling
-from jaxrec.data import loader
 from jaxrec.errors import UserError
 
 
@@ -93,35 +91,33 @@ def test_refusals_are_one_line(capsys, flag, message):
 
 @functools.cache
 def rows():
-    args = scaling.parse(["--meshes=2x4", "--items=1000,2000,60000"])[1]
+    args = scaling.parse(["--meshes=1x8", "--items=1000,60000"])[1]
     return list(scaling.compiled_rows(["ce", "td3bc"], args))
 
 
 @pytest.mark.slow
 def test_small_catalogues_are_compiled():
     ce = [row for row in rows() if row["program"] == "update" and row["items"]]
-    # Table and head with two moments each, 64 numbers an item on a fourth of the items.
-    low, high = ce[0], ce[-1]
+    low, high = ce
+    # Table and head with two moments each, 129 numbers an item, on an eighth of them.
     grown = high["argument_bytes"] - low["argument_bytes"]
-    assert grown == pytest.approx(6 * 4 * 65 / 4 * 59_000, rel=0.02)
+    assert grown == pytest.approx(3 * 129 * 4 / 8 * (60_032 - 1_024), rel=0.001)
     assert low["collective_bytes"]["all-reduce"] > 64 * 64 * 4
     # Nothing that is moved grows with the catalogue.
     assert low["collective_bytes"] == high["collective_bytes"]
     ranking = [row for row in rows() if row["program"] == "ranking"]
-    assert scaling.fit(ranking)["bytes_per_item"] > 64 * 4 / 4  # scores of 64 rows
+    assert scaling.fit(ranking)["bytes_per_item"] > 64 * 4 / 8  # scores of 64 rows
     (td3bc,) = (row for row in rows() if row["method"] == "td3bc")
     assert td3bc["data"] == 8 and td3bc["batch_size"] == 8 * 256
 
 
 @pytest.mark.slow
 def test_arguments_are_the_bytes_of_a_real_state():
-    stage = scaling.stage_of(scaling.CASES["ce"], 1_000, (2, 4))
+    stage = scaling.stage_of(scaling.CASES["ce"], 60_000, (1, 8))
     state = train.initial_state(stage, {})
-    batch = loader.host_batch(stage.dataset, stage.config.batch_size, np.uint32(0), 0)
     mine = [x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state)]
-    (row,) = (r for r in rows() if r["items"] == 1_000 and r["program"] == "update")
-    counted = sum(mine) + sum(x.nbytes for x in batch.values())
-    assert row["argument_bytes"] == pytest.approx(counted, rel=0.01)
+    (row,) = (r for r in rows() if r["items"] == 60_000 and r["program"] == "update")
+    assert sum(mine) <= row["argument_bytes"] < 1.02 * sum(mine)  # and the batch
 
 
 @pytest.mark.slow

@@ -41,6 +41,7 @@ from jaxrec.types import Dataset
 
 RANKED = 64  # events of a call
 CAPACITIES = (16, 80, 192)  # GB of a device
+LARGEST = 2**31 - 128  # items: their numbers have 32 bits
 SHARED = ("all-reduce", "all-gather")  # kinds with a column of their own
 
 
@@ -66,7 +67,6 @@ CASES = {
 
 
 def has_items(case: Case) -> bool:
-    """Whether the method has a catalogue."""
     return case.kind in ("events", "packed")
 
 
@@ -156,7 +156,8 @@ def fit(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     slope = (total(high) - total(low)) / (high["items"] - low["items"])
     base = total(low) - slope * low["items"]
     off = [abs(base + slope * r["items"] - total(r)) / total(r) for r in found]
-    fits = {size: int(max(0, (size * 1e9 - base) / slope)) for size in CAPACITIES}
+    most = {size: (size * 1e9 - base) / slope for size in CAPACITIES}
+    fits = {size: int(np.clip(items, 0, LARGEST)) for size, items in most.items()}
     return dict(bytes_per_item=slope, other_bytes=base, misfit=max(off), fits=fits)
 
 
@@ -229,7 +230,7 @@ def catalogues(text: str) -> list[int]:
         found = [int(float(one)) for one in text.split(",")]
     except (ValueError, OverflowError):
         found = []
-    if not found or min(found) < 1_000 or max(found) >= 2**31 - 128:
+    if not found or min(found) < 1_000 or max(found) > LARGEST:
         raise UserError(f"items {text!r}: give numbers from 1000 to 2^31, such as 1e6")
     return sorted(set(found))
 

@@ -7,10 +7,12 @@ Users of all lengths are served in turn, so that a busy machine slows all alike.
 
 With --window=50 what `jaxrec.recommend` takes for a history of as many events instead,
 which it reads anew each time: any encoder, one history a call and `BATCH` of them, from
-ids to ids, with the cold call that compiles apart.
+ids to ids, with the cold call that compiles apart. With --index=faiss the same by an
+approximate index too, and its recall of the untrained items, the hardest there are.
 """
 
 import argparse
+import itertools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +21,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxrec import index as index_lib
 from jaxrec import recommend, serving
 from jaxrec.bench import timing
 from jaxrec.methods import ce
@@ -45,9 +48,9 @@ def network_of(
 
 
 def measure_windows(
-    encoder: str, layers: int, items: int, seq_len: int, rounds: int
+    encoder: str, layers: int, items: int, seq_len: int, rounds: int, index: str = ""
 ) -> list[str]:
-    """The lines of the table of `recommend.top`."""
+    """The lines of the table of `recommend.top`; with an index also by it."""
     network, params = network_of(encoder, layers, items, seq_len)
     draw, ids = np.random.default_rng(0), np.arange(items + 1)
     facts = dict(vocab=items + 1, num_items=items, seq_len=seq_len, item_ids=ids)
@@ -55,8 +58,16 @@ def measure_windows(
     method = recommender_lib.make_scores(network, facts)
     state = TrainState(np.int32(0), params, None)
     model = recommend.make(method, jax.device_put(state), facts)
+    models = {"all scored": model}
+    if index:
+        factors, begun = recommender_lib.make_factors(network), time.process_time()
+        made = index_lib.build(
+            jax.jit(factors.query), *factors.items(state), items, index
+        )
+        models[index] = model._replace(index=made)
+        print(f"{index}: built in {time.process_time() - begun:.1f} CPU-s")
     lines = ["histories a call | cold ms | p50 ms | p99 ms | CPU-ms a history"]
-    for rows in (1, BATCH):
+    for (name, model), rows in itertools.product(models.items(), (1, BATCH)):
         found = []
         for _ in range(rounds + 1):
             histories = draw.integers(1, items + 1, (rows, seq_len)).tolist()
@@ -66,7 +77,15 @@ def measure_windows(
         wall, cpu = 1e3 * np.array(found).T
         p50, p99 = np.percentile(wall[1:], [50, 99])
         own = np.median(cpu[1:]) / rows
-        lines.append(f"{rows} | {wall[0]:.0f} | {p50:.3f} | {p99:.3f} | {own:.3f}")
+        times = f"{wall[0]:.0f} | {p50:.3f} | {p99:.3f} | {own:.3f}"
+        lines.append(f"{rows}, {name} | {times}")
+    if index:
+        asked = draw.integers(1, items + 1, (200, seq_len)).tolist()
+        exact, near = (recommend.top(model, asked, K) for model in models.values())
+        shared = [
+            len({x.id for x in a} & {x.id for x in b}) for a, b in zip(exact, near)
+        ]
+        lines.append(f"recall@{K} of {index}: {np.mean(shared) / K:.3f}")
     return lines
 
 
@@ -111,11 +130,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--users", type=int, default=1_000, help="with a state")
     parser.add_argument("--rounds", type=int, default=1_000, help="steps a user")
     parser.add_argument("--window", type=int, default=0, help="events; 0 = a stream")
+    parser.add_argument("--index", default="", help="with --window: faiss, beside all")
     given = parser.parse_args(argv)
     print(f"{timing.machine()}; {given.encoder}, {given.layers} layers")
     if given.window:
         sizes = given.encoder, given.layers, given.items, given.window
-        print("\n".join(measure_windows(*sizes, given.rounds)))
+        print("\n".join(measure_windows(*sizes, given.rounds, given.index)))
         return 0
     model = serving.make(*network_of(given.encoder, given.layers, given.items))
     leaves = jax.tree.leaves(serving.empty(model, 1))

@@ -63,4 +63,10 @@ def make(config: Any, info: dict[str, Any]) -> Method:
 
     scores = recommender.make_scores(network, info)
     init = recommender.make_init(network, optimiser)
-    return Method(init, train_step, recommender.make_eval_step(scores), scores=scores)
+    return Method(
+        init,
+        train_step,
+        recommender.make_eval_step(scores),
+        scores=scores,
+        factors=recommender.make_factors(network),
+    )

@@ -211,7 +211,15 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         )
 
     scores = recommender.make_scores(network, info)
-    return Method(init, train_step, recommender.make_eval_step(scores), scores=scores)
+    # Rows with times would be asked for without.
+    factors = None if info.get("gaps") else recommender.make_factors(network)
+    return Method(
+        init,
+        train_step,
+        recommender.make_eval_step(scores),
+        scores=scores,
+        factors=factors,
+    )
 
 
 def split(params: Any) -> tuple[Array, Any]:

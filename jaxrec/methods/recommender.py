@@ -19,7 +19,7 @@ from jaxrec.methods import windows
 from jaxrec.methods.windows import Transition
 from jaxrec.models import encoders
 from jaxrec.models import recommender as networks
-from jaxrec.types import Array, Batch, TrainState, UserError
+from jaxrec.types import Array, Batch, Factors, TrainState, UserError
 
 # Settings of every method of the family; "code" is that of SQN, SNQN and SA2C.
 HPARAMS = dict(
@@ -202,6 +202,21 @@ def make_scores(
         return only_items(apply(network, state.params, head, x), info)
 
     return scores
+
+
+def make_factors(network: networks.Recommender, head: str = "logits") -> Factors | None:
+    """Those of `make_scores`; None where logits are cosines over a temperature."""
+    if network.temperature:
+        return None
+    table = dict(logits="ce_table", q="q_table")[head]
+
+    def query(state: TrainState, items: Array, length: Array, timestep: Array) -> Array:
+        return state_of(network, state.params, items, length)
+
+    def rows(state: TrainState) -> tuple[Array, Array]:
+        return apply(network, state.params, table)
+
+    return Factors(query, rows)
 
 
 def only_items(y: Array, info: dict[str, Any]) -> Array:

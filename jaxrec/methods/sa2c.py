@@ -104,4 +104,5 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         recommender.make_eval_step(scores),
         scores=scores,
         values=recommender.make_values(network),
+        factors=recommender.make_factors(network, config.rank_by),
     )
