@@ -163,7 +163,7 @@ def make_server(config: Any, method: Method, dataset: Dataset) -> Callable[..., 
     ids = np.asarray(dataset.info["item_ids"])
     code = np.zeros(population.num_items + 1, np.int32)
     code[ids[1:]] = np.arange(1, len(ids))
-    popularity = np.full(dataset.info["vocab"], -np.inf, np.float32)
+    popularity = np.full(len(dataset.info["item_count"]), -np.inf, np.float32)
     # The log keeps the order and makes a draw at temperature 1 one by share.
     popularity[1 : len(ids)] = np.log1p(dataset.info["item_count"][1 : len(ids)])
     habits = dict(
@@ -174,8 +174,13 @@ def make_server(config: Any, method: Method, dataset: Dataset) -> Callable[..., 
     )
 
     def serve(state: TrainState, key: jax.Array) -> dict[str, jax.Array]:
-        own = online.from_scores(functools.partial(method.scores, state), **habits)
         number, item_of = jnp.asarray(code), jnp.asarray(ids, jnp.int32)
+
+        def scores(*history: Array) -> Array:
+            known = jnp.isfinite(habits["popularity"])
+            return jnp.where(known[None], method.scores(state, *history), -jnp.inf)
+
+        own = online.from_scores(scores, **habits)
 
         def policy(items, length, timestep, key, shown):
             best = own(number[items], length, timestep, key, number[shown])
