@@ -114,7 +114,7 @@ def _stacked(env: Any, found: Mapping[str, Array]) -> Array:
 
 def _smax(env: Any) -> dict[str, Any]:
     num, units = env.num_allies, env.num_allies + env.num_enemies
-    slowest = float(np.max(env.unit_type_attack_cooldowns))
+    slowest = float(np.max(env.unit_type_weapon_cooldowns))
     scale = np.array([1.0, 1 / FIELD, 1 / FIELD, 1 / slowest, *(1.0,) * (UNIT - 4)])
 
     def active(state: Any) -> Array:
