@@ -83,7 +83,7 @@ def multi_step(stage: Stage, streamed: bool, size: int = 0) -> Callable:
 
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict]:
         batch = sharding.split_batch(stage.mesh, batch, int(many))
-        with sharding.in_use(stage.mesh):
+        with sharding.in_use(stage.mesh, batches=True):
             return step_fn(state, batch, seeds.fold(train_key, state.step))
 
     size = size or steps_per_call(config)

@@ -111,9 +111,13 @@ def unused(
     )
 
 
-def in_use(mesh: Mesh) -> contextlib.AbstractContextManager:
-    """Programs traced inside know the mesh: see `ops.catalogue` and `ops.batches`."""
-    if mesh.size == 1:
+def in_use(mesh: Mesh, batches: bool = False) -> contextlib.AbstractContextManager:
+    """Programs traced inside know a mesh that splits the catalogue: `ops.catalogue`.
+
+    With `batches` also one that splits batches alone, see `ops.batches`; elsewhere the
+    compiler does that by itself.
+    """
+    if mesh.shape["model"] == 1 and not (batches and mesh.size > 1):
         return contextlib.nullcontext()
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 

@@ -56,7 +56,8 @@ def outcome(folder):
     for name, stage in summary["stages"].items():
         for clock in CLOCKS:
             stage.pop(clock, None)
-        lines = [json.loads(x) for x in (folder / name / "metrics.jsonl").open()]
+        text = (folder / name / "metrics.jsonl").read_text()
+        lines = [json.loads(x) for x in text.splitlines()]
         result[f"{name}/lines"] = [
             {k: v for k, v in line.items() if k != "wall"} for line in lines
         ]

@@ -117,7 +117,8 @@ def test_a_run_its_contract_and_its_repetition(tmp_path):
     assert stage["steps"] == 200 and stage["parameters"] > 10_000
     assert summary["seed"] == 0 and summary["data"]["name"].startswith("toy")
     assert {"compile_seconds", "seconds", "steps_per_second"} <= set(stage)
-    lines = [json.loads(x) for x in (run / "train/metrics.jsonl").open()]
+    found = (run / "train/metrics.jsonl").read_text().splitlines()
+    lines = [json.loads(x) for x in found]
     assert [line["step"] for line in lines] == [100, 200]
     assert all("train/loss" in line and "wall" in line for line in lines)
     assert list((run / "plots").glob("*.png"))
