@@ -18,6 +18,13 @@ def test_the_missing_extra_is_named(monkeypatch, kind):
     assert "\n" not in str(error.value)
 
 
+@pytest.fixture
+def lenient():
+    """The package broadcasts over ranks and reuses keys, which our tests refuse."""
+    with jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
+        yield
+
+
 def played(team, steps=110, games=4):
     """Random legal play: outcomes [steps, games], and the last states."""
 
@@ -39,11 +46,11 @@ def played(team, steps=110, games=4):
 
 
 @pytest.mark.slow
-def test_smax():
+def test_smax(lenient):
     pytest.importorskip("jaxmarl")
     team = teams.make("smax", "3m")
     assert (team.num_agents, team.obs_size, team.state_size) == (3, 75 + 3, 60)
-    assert team.num_actions == 8 and team.limit == 100
+    assert team.num_actions == 8 and team.limit == 101
     outcome, (seen, world, active) = played(team)
     assert world.min() >= 0 and world.max() <= 1 and np.abs(seen).max() <= 2
     assert not seen[~active].any() and (~active).any()
@@ -55,7 +62,7 @@ def test_smax():
 
 
 @pytest.mark.slow
-def test_spread():
+def test_spread(lenient):
     pytest.importorskip("jaxmarl")
     team = teams.make("mpe", "simple_spread")
     assert team.num_agents == 3 and team.num_actions == 5

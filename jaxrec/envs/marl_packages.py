@@ -108,6 +108,12 @@ def _facts(
     )
 
 
+def _limit(env: Any) -> int:
+    """Steps of an episode: the package compares the count before the step with its
+    maximum, and so plays one more."""
+    return int(env.max_steps) + 1
+
+
 def _stacked(env: Any, found: Mapping[str, Array]) -> Array:
     return jnp.stack([found[agent] for agent in env.agents])
 
@@ -146,7 +152,7 @@ def _smax(env: Any) -> dict[str, Any]:
         )
 
     step = _stepper(env, outcome)
-    return _facts(env, step, observe, world, legal, active, int(env.max_steps))
+    return _facts(env, step, observe, world, legal, active, _limit(env))
 
 
 def _spread(env: Any) -> dict[str, Any]:
@@ -179,4 +185,4 @@ def _spread(env: Any) -> dict[str, Any]:
         return jnp.ones(num, bool)
 
     step = _stepper(env, outcome)
-    return _facts(env, step, observe, world, legal, active, int(env.max_steps))
+    return _facts(env, step, observe, world, legal, active, _limit(env))
