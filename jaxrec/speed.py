@@ -30,7 +30,8 @@ class Meter:
         first = not self.memory
         self.flops, self.memory = flops.count(traced.jaxpr) / size, memory(program)
         if first and self.memory:
-            sizes = (f"{size / 1e6:,.1f} MB" for size in self.memory.values())
+            fields = ("argument_bytes", "temporary_bytes")
+            sizes = (f"{self.memory[field] / 1e6:,.1f} MB" for field in fields)
             logs.say(
                 f"{self.name}: {self.flops / 1e9:,.4g} GFLOP an update; a device needs "
                 + "{} for state and data and {} to compute".format(*sizes)
@@ -76,12 +77,16 @@ class Meter:
         }
 
 
-def memory(program: Any) -> dict[str, int]:
-    """Bytes of a compiled program on a device, where the backend tells."""
+def memory(program: jax.stages.Compiled) -> dict[str, int]:
+    """Bytes of a compiled program on a device, where the backend tells.
+
+    Arguments, temporaries, outputs that reuse no argument.
+    """
     found = program.memory_analysis()
     if found is None:
         return {}
     return dict(
         argument_bytes=found.argument_size_in_bytes,
         temporary_bytes=found.temp_size_in_bytes,
+        output_bytes=found.output_size_in_bytes - found.alias_size_in_bytes,
     )

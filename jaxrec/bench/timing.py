@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxrec.speed import memory as memory
+
 
 class Timing(NamedTuple):
     """Milliseconds per unit of work: medians over the rounds, and the spread."""
@@ -68,18 +70,6 @@ def compiled(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, float]:
     start = time.perf_counter()
     program = lowered.compile()
     return program, time.perf_counter() - start
-
-
-def memory(program: jax.stages.Compiled) -> dict[str, int]:
-    """Bytes of a program: arguments, temporaries, outputs that reuse no argument."""
-    found = program.memory_analysis()
-    if found is None:
-        return {}
-    return dict(
-        argument_bytes=found.argument_size_in_bytes,
-        temporary_bytes=found.temp_size_in_bytes,
-        output_bytes=found.output_size_in_bytes - found.alias_size_in_bytes,
-    )
 
 
 def machine() -> dict[str, Any]:
