@@ -25,16 +25,17 @@ def ranking(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metr
     """Rank of every held-out event in the whole catalogue: see `metrics.finish`.
 
     `<set>/ndcg@10` of all events, `<set>/purchase/ndcg@10` of a kind. Items of the
-    history are left out where the data say `mask_seen` (as far as it is encoded).
+    whole history, however much of it is encoded, are left out where the data say
+    `mask_seen`.
     Arrays of the events in their order, for paired tests: `<set>/rank` float32[N],
     `<set>/kind` int8[N], `<set>/session` int32[N] (equal within a session).
     """
     facts = {k: jnp.asarray(v) for k, v in metrics.facts(dataset.info).items()}
-    mask_seen, size = dataset.info["mask_seen"], config.eval.batch_size
+    size = config.eval.batch_size
     if not dataset.evals:
         logs.say("ranking: nothing is held out, choose another data.split")
 
-    step = jax.jit(make_ranker(method, mask_seen))
+    step = jax.jit(make_ranker(method))
 
     def evaluate(state: TrainState, key: jax.Array) -> Metrics:
         found: Metrics = {}
@@ -62,15 +63,18 @@ def ranking(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metr
     return evaluate
 
 
-def make_ranker(method: Method, mask_seen: bool) -> Callable[..., Any]:
-    """(state, facts, number, batch) -> (sums, (best int32[B, K], rank float32[B]))."""
+def make_ranker(method: Method) -> Callable[..., Any]:
+    """(state, facts, number, batch) -> (sums, (best int32[B, K], rank float32[B])).
+
+    Items of `batch["seen"]`, int32[B, H], where there is one, are left out.
+    """
 
     def step(state: TrainState, facts: Any, number: int, batch: Batch) -> Any:
         event = windows.transition(batch)
         scores = method.scores(state, *event.history)
-        if mask_seen:
-            row = jnp.arange(len(event.items))[:, None]
-            scores = scores.at[row, event.items].set(-jnp.inf)
+        if "seen" in batch:
+            row = jnp.arange(len(scores))[:, None]
+            scores = scores.at[row, batch["seen"]].set(-jnp.inf)
         rows = dict(target=event.action, kind=event.kind, reward=event.reward)
         best = metrics.top_k(scores, max(metrics.KS))
         ranks = metrics.rank(scores, event.action)
@@ -132,8 +136,8 @@ def users(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metric
     """What simulated users give when the policy serves them: see `envs.online`.
 
     They are none of those that wrote the log. Until a user's first event every method
-    shows the items most popular in training, and items of the history are left out
-    where the data say `mask_seen`.
+    shows the items most popular in training, and items of the history (as much of it
+    as is encoded) are left out where the data say `mask_seen`.
     """
     lack = (
         "these data have no simulator of users"

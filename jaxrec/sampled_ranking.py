@@ -38,8 +38,9 @@ def evaluator(
 ) -> Callable[..., dict[str, float]]:
     """`<set>/sampled_1000/hr@10`, `ndcg@10`, ... of the held-out events.
 
-    Negatives are none of the history's items, as far as it is encoded; the code bars
-    those of the training set, which the item before the target in the test is not.
+    Negatives are none of the history's items, with `mask_seen` of all of it, else as
+    far as it is encoded; the code bars those of the training set, which the item before
+    the target in the test is not.
     """
     num_items = dataset.info["num_items"]
 
@@ -47,7 +48,8 @@ def evaluator(
     def step(state: TrainState, batch: Batch, key: Array) -> dict[str, Array]:
         event = windows.transition(batch)
         scores = method.scores(state, *event.history)
-        items = candidates(key, event.action, event.items, num_items)
+        seen = batch.get("seen", event.items)
+        items = candidates(key, event.action, seen, num_items)
         found = jnp.take_along_axis(scores, items, axis=1)
         found = jnp.where(items > 0, found, -jnp.inf)
         ranks = metrics.rank(found, jnp.zeros_like(event.action))

@@ -40,7 +40,7 @@ def test_ranking_equals_a_loop_over_events():
             score = -np.abs(np.arange(toy_sessions.VOCAB) - history[-1] - 2.0)
             score[0] = score[toy_sessions.NUM_ITEMS + 1 :] = -np.inf
             if mask_seen:
-                score[history] = -np.inf
+                score[events["item"][row - t : row]] = -np.inf  # all of it
             target = events["item"][row]
             equal = (score == score[target]).sum() - 1
             rank = 1 + (score > score[target]).sum() + equal / 2

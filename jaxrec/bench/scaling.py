@@ -127,7 +127,8 @@ def ranking_of(stage: program.Stage, state: Any) -> jax.stages.Compiled:
     As evaluation calls it: every device has all rows, and only the items are split.
     """
     batch = loader.eval_batch(stage.dataset, "test", RANKED, 0)
-    rank = jax.jit(recommender_evaluators.make_ranker(stage.method, True))
+    batch["seen"] = batch["item"][:, :-1]
+    rank = jax.jit(recommender_evaluators.make_ranker(stage.method))
     number = jax.ShapeDtypeStruct((stage.dataset.info["vocab"],), np.float32)
     facts = {name: number for name in metrics.facts(dict(item_count=np.ones(2)))}
     with sharding.in_use(stage.mesh):

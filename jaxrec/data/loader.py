@@ -285,14 +285,29 @@ def eval_batch(dataset: Dataset, name: str, batch_size: int, number: int) -> Bat
     if drawn is not None:
         index = drawn[index]
     batch = gather(dataset.evals[name], index, dataset.window, np)
+    if dataset.info.get("mask_seen"):
+        batch["seen"] = histories(dataset, name, index)
     return batch | {"weight": (place < size).astype(np.float32)}
+
+
+def histories(dataset: Dataset, name: str, index: np.ndarray) -> np.ndarray:
+    """All items before rows int64[B] of a held-out set, however many windows see.
+
+    int32[B, H], 0 where nothing is; H is the longest history of the set's drawn rows.
+    """
+    arrays = {k: dataset.evals[name][k] for k in ("item", "timestep")}
+    rows = dataset.drawn.get(name, slice(None))
+    longest = int(np.max(arrays["timestep"][rows]))
+    found = gather(arrays, index, longest + 1, np)
+    return np.where(found["mask"], found["item"], 0)[:, :-1]
 
 
 def eval_batches(dataset: Dataset, name: str, batch_size: int) -> Iterator[Batch]:
     """Held-out rows of `dataset.evals[name]` in order.
 
     The last batch is filled with rows of weight 0. Numpy arrays [B, ...], or windows
-    [B, K, ...] with their `mask`.
+    [B, K, ...] with their `mask`. Data whose `info` says `mask_seen` also give "seen":
+    see `histories`.
     """
     for number in range(num_eval_batches(dataset, name, batch_size)):
         yield eval_batch(dataset, name, batch_size, number)

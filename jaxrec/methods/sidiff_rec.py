@@ -147,8 +147,8 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         for number, keep in enumerate(config.observe):
             key_of = jax.random.fold_in(key, number)
             y = logits(state, key_of, rows.items, rows.length, keep)
-            if info["mask_seen"]:
-                y = y.at[row, rows.items].set(-jnp.inf)
+            if "seen" in batch:
+                y = y.at[row, batch["seen"]].set(-jnp.inf)
             rank = metrics.rank(y, rows.action)
             for k in metrics.KS:
                 hit = (rank <= k).astype(jnp.float32)
