@@ -16,12 +16,20 @@ from jaxrec.program import Stage
 from jaxrec.types import Method, TrainState
 
 
-def parser(prog: str, description: str, run: str) -> argparse.ArgumentParser:
-    """One with the flags that name a finished stage; `run` says what --run may be."""
+def parser(
+    prog: str, description: str, run: str, one_seed: bool = True
+) -> argparse.ArgumentParser:
+    """One with the flags that name a finished stage, or one seed of it.
+
+    `run` says what --run may be.
+    """
     flags = argparse.ArgumentParser(prog=f"python -m {prog}", description=description)
     flags.add_argument("--run", required=True, help=run)
     flags.add_argument("--stage", default="", help="of the run; default: its last")
-    flags.add_argument("--seed_number", type=int, default=0, help="of its num_seeds")
+    if one_seed:
+        flags.add_argument(
+            "--seed_number", type=int, default=0, help="of its num_seeds"
+        )
     return flags
 
 
@@ -57,11 +65,20 @@ def find(
 def restore(
     config: FrozenConfigDict, run: str | Path, stage: str, number: int = 0
 ) -> tuple[Stage, TrainState]:
-    """The stage and the state it ended with; the data must be where they were, or
-    cached."""
+    """The stage and the state that one seed of it ended with; see `restore_all`."""
+    found, state = restore_all(config, run, stage)
+    return found, seeds.pick(state, number, config.num_seeds)
+
+
+def restore_all(
+    config: FrozenConfigDict, run: str | Path, stage: str
+) -> tuple[Stage, TrainState]:
+    """The stage and the state of all seeds that it ended with.
+
+    The data must be where they were, or cached.
+    """
     stages, _ = experiment.prepare(config, Path(run))
-    state = _state(stages, stage, Path(run))
-    return stages[stage], seeds.pick(state, number, config.num_seeds)
+    return stages[stage], _state(stages, stage, Path(run))
 
 
 def _state(stages: dict[str, Stage], name: str, workdir: Path) -> TrainState:

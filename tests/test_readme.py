@@ -21,6 +21,7 @@ README = (ROOT / "README.md").read_text()
 RUN = (
     "python -m jaxrec.recommend",
     "echo ",
+    "python -m jaxrec.evaluate",
     "python -m jaxrec.export",
     "launch/gpu.sh --processes=2 --cpu=1",
     "python -m jaxrec.report",
