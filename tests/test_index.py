@@ -2,14 +2,17 @@
 
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 import test_recommend as asked
 import toy_recommenders as toy
+from ml_collections import ConfigDict
 
 from jaxrec import finished, index, recommend
-from jaxrec.methods import ce, recommender
-from jaxrec.types import UserError
+from jaxrec.methods import ce, ranked, windows
+from jaxrec.models import recommender as networks
+from jaxrec.types import TrainState, UserError
 
 ITEMS, WIDTH = 3_000, 16
 
@@ -63,7 +66,31 @@ def test_answers_are_those_of_all_scores(faiss, monkeypatch):
         recommend.indexed("run", "faiss")
 
 
+@pytest.mark.parametrize("head", ["logits", "q"])
+def test_factors_are_the_scores_of_their_head(head):
+    info = toy.data().info
+    config = ConfigDict(ce.HPARAMS)
+    network = networks.make(config, info, q_heads=0)
+    batch = toy.batch_of()
+    history = windows.transition(batch).history
+    state = TrainState(0, network.init(jax.random.key(0), *history[:2]), None)
+    made = ranked.method(network, info, None, None, head, values=True)
+    table, bias = made.factors.items(state)
+    y = made.factors.query(state, *history) @ table.T + bias[None]
+    scores = made.scores(state, *history)
+    exists = np.isfinite(scores)
+    assert exists.sum(1).tolist() == [info["num_items"]] * len(y)
+    np.testing.assert_allclose(y[exists], scores[exists], rtol=1e-5, atol=1e-6)
+    if head == "q":
+        taken = np.asarray(scores)[np.arange(len(y)), batch["item"][:, -1]]
+        found = made.values(state, batch)["q_data"]
+        np.testing.assert_allclose(found, taken, rtol=1e-5, atol=1e-6)
+
+
 def test_what_is_no_index_is_refused():
     with pytest.raises(UserError, match="index 'hnsw' is unknown: use faiss"):
         index.build(None, *rows(), ITEMS, "hnsw")
-    assert recommender.make_factors(SimpleNamespace(temperature=0.1)) is None
+    assert ranked.make_factors(SimpleNamespace(temperature=0.1), {}) is None
+    plain = SimpleNamespace(temperature=0.0)
+    assert ranked.make_factors(plain, dict(gaps=True)) is None
+    assert ranked.make_factors(plain, {}) is not None

@@ -24,8 +24,7 @@ from ml_collections import ConfigDict
 from jaxrec import index as index_lib
 from jaxrec import recommend, serving
 from jaxrec.bench import timing
-from jaxrec.methods import ce
-from jaxrec.methods import recommender as recommender_lib
+from jaxrec.methods import ce, ranked
 from jaxrec.models import recommender as networks
 from jaxrec.types import TrainState
 
@@ -55,12 +54,12 @@ def measure_windows(
     draw, ids = np.random.default_rng(0), np.arange(items + 1)
     facts = dict(vocab=items + 1, num_items=items, seq_len=seq_len, item_ids=ids)
     facts |= dict(item_count=np.ones(items + 1), titles=None, mask_seen=False)
-    method = recommender_lib.make_scores(network, facts)
+    method = ranked.make_scores(network, facts)
     state = TrainState(np.int32(0), params, None)
     model = recommend.make(method, jax.device_put(state), facts)
     models = {"all scored": model}
     if index:
-        factors, begun = recommender_lib.make_factors(network), time.process_time()
+        factors, begun = ranked.make_factors(network, facts), time.process_time()
         made = index_lib.build(
             jax.jit(factors.query), *factors.items(state), items, index
         )

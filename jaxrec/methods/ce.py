@@ -12,7 +12,7 @@ import jax
 
 from jaxrec import optim
 from jaxrec.losses import sampled_softmax
-from jaxrec.methods import recommender, windows
+from jaxrec.methods import ranked, recommender, windows
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState, UserError
 
@@ -61,12 +61,5 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         state = optim.advance(optimiser, grads, state)
         return state, dict(loss=value)
 
-    scores = recommender.make_scores(network, info)
     init = recommender.make_init(network, optimiser)
-    return Method(
-        init,
-        train_step,
-        recommender.make_eval_step(scores),
-        scores=scores,
-        factors=recommender.make_factors(network),
-    )
+    return ranked.method(network, info, init, train_step)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxrec import optim
 from jaxrec.losses import value
-from jaxrec.methods import recommender, td3bc, windows
+from jaxrec.methods import ranked, recommender, td3bc, windows
 from jaxrec.models import control
 from jaxrec.models import recommender as networks
 from jaxrec.ops import catalogue
@@ -128,14 +128,14 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         """Inner products in [-1, 1]; the nearest items by their value, from 2 on."""
         items = state.extra["items"]
         s = recommender.state_of(network, state.extra["network"], seen, length)
-        y = recommender.only_items(act(state.params["actor"], s) @ items.T, info)
+        y = ranked.only_items(act(state.params["actor"], s) @ items.T, info)
         near = catalogue.top_k(y, config.nearest)[1]  # [B, n]
         each = jnp.broadcast_to(s[:, None], (*near.shape, s.shape[-1]))
         q = critic.apply(control.first(state.params["critic"]), each, items[near])
         rows = jnp.arange(y.shape[0])[:, None]
         return y.at[rows, near].set(2.0 + q - jnp.min(q, axis=1, keepdims=True))
 
-    return Method(init, train_step, recommender.make_eval_step(scores), scores=scores)
+    return Method(init, train_step, ranked.make_eval_step(scores), scores=scores)
 
 
 def unit(x: Array) -> Array:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxrec import logs, optim
 from jaxrec.losses import recommender as losses
 from jaxrec.losses import softmax
-from jaxrec.methods import copies, recommender, windows
+from jaxrec.methods import copies, ranked, recommender, windows
 from jaxrec.methods import teacher as teachers
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState, UserError
@@ -134,11 +134,9 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         # The teacher is not asked when serving.
         net = state.params["network"]
         x = recommender.state_of(network, net, items, length)
-        return recommender.only_items(
-            recommender.apply(network, net, "logits", x), info
-        )
+        return ranked.only_items(recommender.apply(network, net, "logits", x), info)
 
-    return Method(init, train_step, recommender.make_eval_step(scores), scores=scores)
+    return Method(init, train_step, ranked.make_eval_step(scores), scores=scores)
 
 
 def step(event: windows.Transition, items: Array, reward: Array) -> windows.Transition:

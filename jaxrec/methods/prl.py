@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec import optim
-from jaxrec.methods import recommender, windows
+from jaxrec.methods import ranked, recommender, windows
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState, UserError
 
@@ -101,11 +101,11 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         x = recommender.state_of(network, state.params["network"], items, length)
         x = prompted(state.params, x, timestep, wanted)
         y = recommender.apply(network, state.params["network"], "logits", x)
-        return recommender.only_items(y, info)
+        return ranked.only_items(y, info)
 
     return Method(
         init,
         train_step,
-        recommender.make_eval_step(scores),
+        ranked.make_eval_step(scores),
         scores=scores,
     )

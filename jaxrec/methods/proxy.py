@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxrec import optim
 from jaxrec.losses import recommender as losses
-from jaxrec.methods import recommender, windows
+from jaxrec.methods import ranked, recommender, windows
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState
 
@@ -64,6 +64,5 @@ def make(config: Any, info: dict[str, Any], count: Callable[..., Array]) -> Meth
         state = optim.advance(optimiser, grads, state)
         return state, dict(loss=total, **parts)
 
-    scores = recommender.make_scores(network, info)
     init = recommender.make_init(network, optimiser)
-    return Method(init, train_step, recommender.make_eval_step(scores), scores=scores)
+    return ranked.method(network, info, init, train_step)

@@ -31,7 +31,7 @@ from jaxrec import logs, optim, row_optim
 from jaxrec.losses import negatives as negatives_lib
 from jaxrec.losses import recommender as losses
 from jaxrec.losses import sampled_softmax, softmax
-from jaxrec.methods import recommender
+from jaxrec.methods import ranked, recommender
 from jaxrec.methods.histories import Examples, examples, segments
 from jaxrec.models import encoders
 from jaxrec.models import recommender as networks
@@ -210,16 +210,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
             cache,
         )
 
-    scores = recommender.make_scores(network, info)
-    # Rows with times would be asked for without.
-    factors = None if info.get("gaps") else recommender.make_factors(network)
-    return Method(
-        init,
-        train_step,
-        recommender.make_eval_step(scores),
-        scores=scores,
-        factors=factors,
-    )
+    return ranked.method(network, info, init, train_step)
 
 
 def split(params: Any) -> tuple[Array, Any]:

@@ -1,4 +1,4 @@
-"""What the sequential recommenders share: transitions, network, optimisers, scores.
+"""What the losses of the sequential recommenders share: states, heads, targets.
 
 A session is a trajectory of a Markov decision process: the state is what an encoder
 makes of the last L events, the action the next item, the reward its kind (a click or a
@@ -19,7 +19,7 @@ from jaxrec.methods import windows
 from jaxrec.methods.windows import Transition
 from jaxrec.models import encoders
 from jaxrec.models import recommender as networks
-from jaxrec.types import Array, Batch, Factors, TrainState, UserError
+from jaxrec.types import Array, Batch, TrainState, UserError
 
 # Settings of every method of the family; "code" is that of SQN, SNQN and SA2C.
 HPARAMS = dict(
@@ -179,75 +179,6 @@ def best_item(
     table, bias = apply(network, params, head, *args)
     size = softmax.chunk_size(network.vocab, chunk)
     return softmax.chunked_argmax(x, table, bias, size, network.num_items)[0]
-
-
-def make_scores(
-    network: networks.Recommender, info: dict[str, Any], head: str = "logits"
-) -> Callable[..., Array]:
-    """Method.scores by a head of the network, from `state.params`: "logits" or "q".
-
-    Raises UserError for another head.
-    """
-    if head not in ("logits", "q"):
-        raise UserError(f"rank_by={head!r} is unknown: use logits or q")
-
-    def scores(
-        state: TrainState,
-        items: Array,
-        length: Array,
-        timestep: Array,
-        gap: Array | None = None,
-    ) -> Array:
-        x = apply(network, state.params, "state", items, length, False, gap)
-        return only_items(apply(network, state.params, head, x), info)
-
-    return scores
-
-
-def make_factors(network: networks.Recommender, head: str = "logits") -> Factors | None:
-    """Those of `make_scores`; None where logits are cosines over a temperature."""
-    if network.temperature:
-        return None
-    table = dict(logits="ce_table", q="q_table")[head]
-
-    def query(state: TrainState, items: Array, length: Array, timestep: Array) -> Array:
-        return state_of(network, state.params, items, length)
-
-    def rows(state: TrainState) -> tuple[Array, Array]:
-        return apply(network, state.params, table)
-
-    return Factors(query, rows)
-
-
-def only_items(y: Array, info: dict[str, Any]) -> Array:
-    """float[B, V] with -inf for what is no item."""
-    item = jnp.arange(info["vocab"])
-    exists = (item > 0) & (item <= info["num_items"])
-    return jnp.where(exists[None], y.astype(jnp.float32), -jnp.inf)
-
-
-def make_eval_step(scores: Callable[..., Array]) -> Callable[..., dict[str, Array]]:
-    """Held-out cross entropy of the softmax of some `Method.scores`."""
-
-    def eval_step(state: TrainState, batch: Batch, key: Array) -> dict[str, Array]:
-        event = windows.transition(batch)
-        y = scores(state, *event.history)
-        loss = optax.softmax_cross_entropy_with_integer_labels(y, event.action)
-        weight = batch["weight"]
-        return dict(loss=jnp.sum(weight * loss), count=jnp.sum(weight))
-
-    return eval_step
-
-
-def make_values(network: networks.Recommender) -> Callable[..., dict[str, Array]]:
-    """Method.values of a network with one value head, from `state.params`."""
-
-    def values(state: TrainState, batch: Batch) -> dict[str, Array]:
-        event = windows.transition(batch)
-        x = state_of(network, state.params, event.items, event.length)
-        return dict(q_data=apply(network, state.params, "q_at", x, event.action))
-
-    return values
 
 
 def double_q(

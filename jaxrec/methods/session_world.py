@@ -23,7 +23,7 @@ import optax
 from jaxrec import optim
 from jaxrec.envs.online import pass_over
 from jaxrec.methods import session_events, session_imagination, world_model
-from jaxrec.methods.recommender import only_items
+from jaxrec.methods.ranked import only_items
 from jaxrec.methods.session_events import auc, count_outcomes, history, sessions
 from jaxrec.models.session_world import KINDS, OUTCOMES, SessionWorld
 from jaxrec.ops import catalogue

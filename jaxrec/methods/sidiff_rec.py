@@ -28,7 +28,7 @@ import jax.numpy as jnp
 
 from jaxrec import metrics, optim
 from jaxrec.methods import profile as profile_stage
-from jaxrec.methods import profiles, recommender
+from jaxrec.methods import profiles, ranked, recommender
 from jaxrec.models import encoders
 from jaxrec.models import recommender as networks
 from jaxrec.models.profile import Fusion
@@ -132,7 +132,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         samples = imagine(state.extra, key, session, items)
         x = state_of(state.params, samples, session)
         y = recommender.apply(network, state.params["network"], "logits", x)
-        return recommender.only_items(y, info)
+        return ranked.only_items(y, info)
 
     def scores(
         state: TrainState, items: Array, length: Array, timestep: Array

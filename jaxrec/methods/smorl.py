@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jaxrec import optim
 from jaxrec.losses import recommender as losses
-from jaxrec.methods import copies, recommender, windows
+from jaxrec.methods import copies, ranked, recommender, windows
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState, UserError
 
@@ -96,5 +96,4 @@ def make(config: Any, info: dict[str, Any]) -> Method:
 
         return copies.toss(update, state)
 
-    scores = recommender.make_scores(network, info)
-    return Method(init, train_step, recommender.make_eval_step(scores), scores=scores)
+    return ranked.method(network, info, init, train_step)

@@ -13,7 +13,7 @@ import jax
 
 from jaxrec import optim
 from jaxrec.losses import recommender as losses
-from jaxrec.methods import copies, recommender, windows
+from jaxrec.methods import copies, ranked, recommender, windows
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState
 
@@ -60,13 +60,5 @@ def make(config: Any, info: dict[str, Any]) -> Method:
 
         return copies.toss(update, state)
 
-    scores = recommender.make_scores(network, info, config.rank_by)
     init = copies.make_init(network, optimiser.init)
-    return Method(
-        init,
-        train_step,
-        recommender.make_eval_step(scores),
-        scores=scores,
-        values=recommender.make_values(network),
-        factors=recommender.make_factors(network, config.rank_by),
-    )
+    return ranked.method(network, info, init, train_step, config.rank_by, values=True)

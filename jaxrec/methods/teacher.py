@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.methods import recommender
+from jaxrec.methods import ranked, recommender
 from jaxrec.models import recommender as networks
 from jaxrec.ops import catalogue
 from jaxrec.types import Array, TrainState, UserError
@@ -63,9 +63,7 @@ def of_stage(stage: str, info: dict[str, Any]) -> Teacher:
 
     def preference(params: Any, items: Array, length: Array) -> Array:
         x = embed(params, items, length)
-        return recommender.only_items(
-            recommender.apply(network, params, "logits", x), info
-        )
+        return ranked.only_items(recommender.apply(network, params, "logits", x), info)
 
     return Teacher(init, embed, preference)
 
@@ -101,7 +99,7 @@ def of_vectors(path: str, info: dict[str, Any], scale: float = 10.0) -> Teacher:
 
     def preference(params: Any, items: Array, length: Array) -> Array:
         cosine = embed(params, items, length) @ params.T
-        return recommender.only_items(scale * cosine, info)
+        return ranked.only_items(scale * cosine, info)
 
     return Teacher(init, embed, preference)
 
