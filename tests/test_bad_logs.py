@@ -53,6 +53,8 @@ def test_fields_with_impossible_values(tmp_path):
             "no column 'did', .*found sid,what,at,did: .*config.data.delimiter",
         ),
         (dict(click_reward=float("nan")), "data.click_reward=nan: a finite number"),
+        (dict(session_gap=float("nan")), "data.session_gap=nan: 0 or more"),
+        (dict(min_item=-2), "data.min_item=-2: 0 or more, -1 by the preset"),
         (dict(seed=-1), "data.seed=-1: 0 or more"),
         (dict(hash_items=2**63), "data.hash_items=.*: items to hash to, below 2.*31"),
         (dict(session_chunk=2**63), "session_chunk=.*: a whole number below 2.*63"),

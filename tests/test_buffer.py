@@ -102,6 +102,10 @@ def test_shuffled_transitions_keep_their_histories(tmp_path):
     assert sorted(ids[data.train["item"][drawn]].tolist()) == sorted(r[1] for r in ROWS)
     count = np.bincount([row[1] for row in ROWS], minlength=NUM_ITEMS)
     assert data.info["item_count"][1 : NUM_ITEMS + 1].tolist() == count.tolist()
+    # Not every row is the last of its session, else no value would look ahead.
+    ends = data.train["done"][drawn]
+    assert ends.sum() == frame["is_done"].sum() < len(ends)
+    assert not data.train["next_item"][drawn].any()
 
 
 def test_a_folder_with_its_split(tmp_path):
@@ -133,6 +137,7 @@ def test_a_folder_with_its_split(tmp_path):
 
 
 def test_the_variant_with_one_reward_level(tmp_path, capsys):
+    """It has no next states: they are the states with the actions."""
     frame = transitions()
     frame = pd.DataFrame(
         dict(
@@ -146,10 +151,13 @@ def test_the_variant_with_one_reward_level(tmp_path, capsys):
     assert "no is_buy: all of its events count as clicks" in (
         "".join(capsys.readouterr())
     )
-    assert not log.kind.any()
-    assert log.item[log.scored].tolist() == [row[1] for row in ROWS]
-    sizes = [min(n, WIDTH) for x in whole().values() for n in range(len(x))]
-    assert np.bincount(log.session)[1:].tolist() == [n + 1 for n in sizes]
+    assert not log.kind.any() and log.scored.all() and log.goes_on is None
+    wanted = [[(item, 0) for item, _ in x] for x in whole().values()]
+    assert list(read_back(log).values()) == wanted
+    frame.sample(frac=1, random_state=0).to_pickle(tmp_path / "sampled_train.df")
+    log = buffer.load(config("buffer", tmp_path / "sampled_train.df"))
+    assert log.scored.sum() == len(ROWS)
+    assert "rows stand alone, as if shuffled" in "".join(capsys.readouterr())
 
 
 def as_old_pandas(frame, monkeypatch, manager, index):

@@ -92,6 +92,19 @@ def test_sqn_that_selects_the_logged_item_is_eval(monkeypatch):
     same(make(sarsa), selects, **options)
 
 
+def test_eval_asks_for_no_value_of_an_item_that_is_not_known():
+    """Also where the session goes on, as in shuffled buffers."""
+    batch = batch_of()
+    on = dict(batch, done=np.zeros_like(batch["done"]))
+    assert (batch["done"] > 0).any()
+    method = make(sarsa)
+    one, two = (
+        run(method, start(method), 1, batch=lambda step, b=b: b)[1][0]
+        for b in (batch, on)
+    )
+    assert one == two
+
+
 def test_vpq_of_one_head_is_sac():
     def graft(own, base):
         head = {k: v[None] for k, v in base["params"]["q_head"].items()}

@@ -158,6 +158,8 @@ def _transitions(path, columns):
 
     Rows whose state is the next state of the row before go on with its session. Any
     other row starts one, with the items of its state as history that is not scored.
+    Without a column for it the next state is the state with the action; without
+    `is_done` sessions end where the next row starts another.
     """
     state, length, action = (
         next((columns[n] for n in names if n in columns), None)
@@ -176,11 +178,21 @@ def _transitions(path, columns):
     # An empty history has length 1 and the padding id in its only place.
     blank = state[pad].max() if pad.any() else -1
     length = np.where((length == 1) & (state[:, 0] == blank), 0, length)
-    done = columns.get("is_done", np.ones(rows, bool)).astype(bool)
-    starts = np.ones(rows, bool)
+    told = "is_done" in columns
+    done = columns.get("is_done", np.zeros(rows, bool)).astype(bool)
     if "next_state" in columns:
         after = _lists(path, "next_state", columns["next_state"])
-        starts[1:] = done[:-1] | (after[:-1] != state[1:]).any(axis=1)
+    else:
+        after = _pushed(state, length, action)
+    starts = np.ones(rows, bool)
+    starts[1:] = done[:-1] | (after[:-1] != state[1:]).any(axis=1)
+    alone = starts & np.append(starts[1:], True) & ~(done & (length == 0))
+    if alone.sum() > rows / 2:
+        ends = "is_done says" if told else "nothing says, so that all count as the last"
+        logs.say(
+            f"{path}: {alone.sum():,} of {rows:,} rows stand alone, as if shuffled: "
+            f"whether their sessions go on {ends}; what follows is not known"
+        )
     history = np.where(starts, length, 0)  # items before the action of each row
     size = history + 1
     end = np.cumsum(size)
@@ -191,14 +203,25 @@ def _transitions(path, columns):
     item[~last] = state[np.arange(width)[None, :] < history[:, None]]
     kind = np.zeros(end[-1], np.int8)
     kind[last] = columns.get("is_buy", np.zeros(rows)).astype(np.int8)
+    goes_on = np.zeros(end[-1], bool)
+    goes_on[last] = told & ~done
     return events.make(
         np.repeat(np.cumsum(starts), size),
         item,
         None,
         kind,
         scored=last,
+        goes_on=goes_on if goes_on.any() else None,
         facts=dict(name=path.parent.name or "buffer", purchase="is_buy"),
     )
+
+
+def _pushed(state, length, action):
+    """int64[N, L]: the states with the actions, without the oldest item where full."""
+    after, full = state.copy(), length == state.shape[1]
+    after[full, :-1], after[full, -1] = state[full, 1:], action[full]
+    after[~full, length[~full]] = action[~full]
+    return after
 
 
 def _lists(path, what, values):

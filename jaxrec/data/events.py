@@ -25,6 +25,7 @@ class Events(NamedTuple):
     `part`: int8, 0 train, 1 valid, 2 test where the files are split; None: they are
         not.
     `scored`: bool, False for events that held-out sessions have as history only.
+    `goes_on`: bool, True where the session goes on although no event follows here.
     `facts`: name, timestamps (bool, default True), purchase (what kind 1 means),
         titles {item id: str}, attributes (item ids [M], attribute ids [M]).
     """
@@ -36,6 +37,7 @@ class Events(NamedTuple):
     user: np.ndarray | None = None
     part: np.ndarray | None = None
     scored: np.ndarray | None = None
+    goes_on: np.ndarray | None = None
     facts: Mapping[str, Any] = {}
 
 
@@ -109,15 +111,16 @@ def _ids(values, what, name):
 def concatenate(parts: Mapping[int, Events]) -> Events:
     """Files of one log as one: {part: events}; sessions of different parts differ."""
     columns = {}
-    for field in ("session", "item", "time", "kind", "user", "scored"):
+    missing = dict(scored=True, goes_on=False)  # what a file without them means
+    for field in ("session", "item", "time", "kind", "user", *missing):
         found = [getattr(events, field) for events in parts.values()]
         if field == "session":  # the same id in two files is two sessions
             codes = [np.unique(x, return_inverse=True)[1] for x in found]
             sizes = np.cumsum([0] + [code.max() + 1 for code in codes])
             found = [code + size for code, size in zip(codes, sizes)]
-        if field == "scored" and any(x is not None for x in found):
+        if field in missing and any(x is not None for x in found):
             found = [
-                np.ones(len(e.item), bool) if x is None else x
+                np.full(len(e.item), missing[field]) if x is None else x
                 for x, e in zip(found, parts.values())
             ]
         if all(x is not None for x in found):

@@ -119,6 +119,11 @@ def settings(config: Any, source: str, name: str = "") -> dict[str, Any]:
         raise UserError(f"data.seq_len={chosen['seq_len']}: at least 1")
     if chosen["seed"] < 0:
         raise UserError(f"data.seed={chosen['seed']}: 0 or more")
+    for field, default in PAPER.items():
+        number = type(default) in (int, float)
+        if number and not 0 <= chosen[field] < math.inf:  # refuses nan too
+            given = chosen[field]
+            raise UserError(f"data.{field}={given}: 0 or more, -1 by the preset")
     for field in ("click_reward", "buy_reward"):
         if not math.isfinite(chosen[field]):
             raise UserError(f"data.{field}={chosen[field]}: a finite number")

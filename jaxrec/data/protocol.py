@@ -192,9 +192,9 @@ def _encode(columns, part, settings, name):
         mask = part <= number if together else part == number
         mask = mask & (chosen[item] | (number == 0))
         held = (part == number)[mask]
+        wanted = {"session", "kind", "time", "goes_on"} & set(columns)
         flat = _flat(
-            {k: columns[k][mask] for k in ("session", "kind", "time")}
-            | dict(item=code[item[mask]]),
+            {k: columns[k][mask] for k in wanted} | dict(item=code[item[mask]]),
             settings,
         )
         can = held & (columns["scored"][mask] if "scored" in columns else True)
@@ -234,7 +234,11 @@ def _encode(columns, part, settings, name):
 
 
 def _flat(columns, settings):
-    """The columns of COLUMNS, of sessions that end where their rows end."""
+    """The columns of COLUMNS, of sessions that end where their rows end.
+
+    But for those whose last row says that they go on: it is not `done`, the next item
+    and what is still to come are unknown and stand as if nothing came.
+    """
     session, item, kind = columns["session"], columns["item"], columns["kind"]
     rewards = np.array([settings["click_reward"], settings["buy_reward"]])
     start = np.flatnonzero(np.diff(session, prepend=-1))
@@ -255,7 +259,7 @@ def _flat(columns, settings):
         reward=reward.astype(np.float32),
         timestep=timestep.astype(np.int32),
         next_item=np.where(last, 0, np.roll(item, -1)).astype(np.int32),
-        done=last.astype(np.float32),
+        done=(last & ~columns.get("goes_on", np.False_)).astype(np.float32),
         reward_to_go=to_go.astype(np.float32),
         remaining=remaining.astype(np.int32),
     )

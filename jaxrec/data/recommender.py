@@ -32,6 +32,7 @@ from jaxrec.data.events import Events
 from jaxrec.types import Dataset, UserError
 
 READER_FIELDS = ("columns", "delimiter", "purchase", "ignore", "buy_rating")
+READER_VERSIONS = dict(buffer=2)  # raised when a reader makes other events of a file
 BESIDE = dict(  # files that a reader finds beside the one that is named
     movielens=("u.item", "movies.*"), recbole=("*.item",)
 )
@@ -60,6 +61,8 @@ def source(name: str) -> Callable[[Any], Dataset]:
         path = FOLDERS[name](config) if name in FOLDERS else config.path
         reading = {field: config[field] for field in READER_FIELDS}
         reading |= dict(reader=name, set=config.name, columns=dict(config.columns))
+        if name in READER_VERSIONS:
+            reading["version"] = READER_VERSIONS[name]
         # A missing file is the reader's to report.
         reading["files"] = files.fingerprint(path, BESIDE.get(name, ())) if path else []
         return _cached(config, name, reading, lambda: READERS[name](config))

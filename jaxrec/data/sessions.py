@@ -38,7 +38,7 @@ def cut(
     columns = dict(
         session=session, item=item.reshape(-1), time=events.time, kind=events.kind
     )
-    optional = dict(part=events.part, scored=events.scored)
+    optional = dict(part=events.part, scored=events.scored, goes_on=events.goes_on)
     columns |= {k: v for k, v in optional.items() if v is not None}
     columns = {k: v[order] for k, v in columns.items()}
     columns["item_ids"] = item_ids

@@ -29,6 +29,7 @@ SPLITS = ("train", "valid", "test")  # Events.part
 VERSION = "1.0.0"
 SHARD = 1 << 20  # examples in a file
 BLOCK = 10_000  # examples at a time
+FLAGS = ("scored", "goes_on")
 FACTS = ("purchase", "timestamps", "titles", "attributes", "notes")
 
 
@@ -128,7 +129,8 @@ def _columns(log):
     time = log.time.astype(np.int64) * 10**6 if exact else time.astype(np.int64)
     columns = dict(session=log.session, item=log.item, time_us=time, kind=log.kind)
     columns |= {} if log.user is None else dict(user=log.user)
-    columns |= {} if log.scored is None else dict(scored=log.scored)
+    for flag in FLAGS:
+        columns |= {} if getattr(log, flag) is None else {flag: getattr(log, flag)}
     return {
         name: values if values.dtype.kind == "U" else values.astype(np.int64)
         for name, values in columns.items()
@@ -227,14 +229,14 @@ def _events(path, found, facts):
         elif time is not None:
             time = time / 1e6
         real = dict(timestamps=facts.get("timestamps", True) and time is not None)
-        scored = columns.get("scored")
+        flags = {flag: columns[flag].astype(bool) for flag in FLAGS if flag in columns}
         parts[number] = events.make(
             columns["session"],
             columns["item"],
             time,
             columns.get("kind"),
             user=columns.get("user"),
-            scored=None if scored is None else scored.astype(bool),
+            **flags,
             facts=facts | real,
         )
     if 0 not in parts:

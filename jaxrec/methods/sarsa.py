@@ -38,9 +38,10 @@ def make(config: Any, info: dict[str, Any]) -> Method:
 
         def update(main: Any, target: Any, opt_state: Any) -> Any:
             x = recommender.next_states(network, target, event, key_target)
-            # At the last event there is no next item: its value is masked by `done`.
             q_next = recommender.apply(network, target, "q_at", x, event.next_action)
-            y = losses.target(event.reward, event.done, q_next, config.gamma)
+            # No next item: the end of the session, or of what the log tells of it.
+            last = (event.next_action == 0).astype(event.done.dtype)
+            y = losses.target(event.reward, last, q_next, config.gamma)
 
             def loss(params: Any) -> tuple[Array, dict[str, Array]]:
                 x = recommender.states(network, params, event, key_main)

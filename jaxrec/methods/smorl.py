@@ -17,11 +17,13 @@ import jax.numpy as jnp
 from jaxrec import optim
 from jaxrec.losses import recommender as losses
 from jaxrec.methods import copies, ranked, recommender, windows
+from jaxrec.models import encoders
 from jaxrec.models import recommender as networks
 from jaxrec.types import Array, Batch, Method, TrainState, UserError
 
 HPARAMS = dict(
-    **recommender.HPARAMS,
+    # Its SASRec scales item embeddings by sqrt(D), that of SQN does not; code.
+    **recommender.HPARAMS | dict(encoder=encoders.SPEC | dict(scale_embedding=True)),
     **recommender.VALUE_HPARAMS,
     objectives=(1.0, 1.0, 1.0),  # w of accuracy, diversity, novelty; code
     embedding_stage="embed",  # earlier stage whose item table measures diversity
