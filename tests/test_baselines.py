@@ -212,6 +212,21 @@ def test_vsknn_equals_dictionaries(decay, k, sample_size, idf):
         np.testing.assert_allclose(row, dense(found, sessions), rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", ["sknn", "vsknn"])
+def test_recent_is_what_ended_last_not_what_stands_last(name):
+    """Sessions in any order of rows, with their places in time: as in that order."""
+    sessions, histories = drawn_sessions(5), drawn_histories(6)
+    make, hparams = MAKE[name]
+    config = FrozenConfigDict(hparams | dict(k=3, sample_size=5))
+    place = np.random.default_rng(12).permutation(len(sessions)).astype(np.int32)
+    info = info_of([sessions[i] for i in place]) | dict(session_order=place)
+    y = scores_of(make(config, info), histories)
+    want = score(name, sessions, histories, k=3, sample_size=5)
+    np.testing.assert_array_equal(y, want)
+    unordered = scores_of(make(config, info | dict(session_order=None)), histories)
+    assert not np.allclose(unordered, want)
+
+
 def test_vsknn_worked_by_hand():
     """History 1, 2, weights 1/2 and 1 over |d| = 2. Oldest first, the sessions are
     {1, 3}: (1/2) / 2 = 1/4, last match 2 ago: 1/4 x 1/2 = 1/8.
@@ -252,12 +267,17 @@ def test_an_empty_or_unknown_history_leaves_popularity(name):
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_held_out_events_among_the_training_ones_are_refused(name):
-    info = info_of([[1, 2], [2, 3]])
-    info["item_count"][3] -= 1
+def test_histories_that_come_again_are_no_sessions(name):
+    """Pieces of sessions, [1, 2] and [1, 2, 3]: of the latter only 3 is new."""
+    info = info_of([[1, 2], [1, 2, 3], [3]])
+    info["item_count"][[1, 2]] -= 1
     make, hparams = MAKE[name]
-    with pytest.raises(ValueError, match="held-out"):
-        make(FrozenConfigDict(hparams), info)
+    if "knn" in name:
+        with pytest.raises(UserError, match="of the 6 training events .* 4 count"):
+            make(FrozenConfigDict(hparams), info)
+    else:
+        y = scores_of(make(FrozenConfigDict(hparams), info), [[]])
+        assert np.argsort(-y[0])[0] == 3 and y[0, 1] == y[0, 2] == y[0, 3] / 2
 
 
 @pytest.mark.parametrize("name", MAKE)

@@ -148,6 +148,15 @@ def test_last_days():
     assert found["test"] == [[8, 8], [9, 9]] and found["valid"] == [[6, 6], [7, 7]]
 
 
+@pytest.mark.parametrize("timed, want", [(True, [2, 0, 1]), (False, [0, 1, 2])])
+def test_sessions_are_in_order_of_their_last_training_event(timed, want):
+    """Users 1, 2, 3: the last two events of each are held out, so 9, 4, 5 count."""
+    times = {1: [1, 9, 20, 21], 2: [3, 4, 50, 51], 3: [2, 5, 30, 31]}
+    rows = [(user, 7 + n, t) for user, ts in times.items() for n, t in enumerate(ts)]
+    data = prepare(make(rows, facts=dict(timestamps=timed)), split="leave_one_out")
+    np.testing.assert_array_equal(data.info["session_order"], want)
+
+
 def test_leave_one_out_looks_back_and_never_forward():
     rows = [("a", i, i) for i in (1, 2, 3, 4)] + [("b", i, i) for i in (5, 6)]
     data = prepare(make(rows), split="leave_one_out", score_first_event=False)

@@ -15,7 +15,7 @@ from jaxrec.data import sessions
 from jaxrec.data.events import PURCHASE, Events
 from jaxrec.types import Dataset, UserError
 
-VERSION = 1  # raise when `prepare` changes, so that caches are made anew
+VERSION = 2  # raise when `prepare` changes, so that caches are made anew
 PARTS = ("train", "valid", "test")
 SPLITS = (
     "random_session",
@@ -55,6 +55,8 @@ def prepare(
     counts["kept"] = _count(columns["session"], columns["item"], columns["kind"])
     part = split(columns, settings, name, timestamps)
     arrays, facts = _encode(columns, part, settings, name)
+    time = columns["time"][part == 0] if timestamps else None
+    arrays["session_order"] = sessions.order(arrays["train/timestep"], time)
     facts["protocol"] = dict(
         settings,
         purchase=events.facts.get("purchase", "as in the log"),
@@ -80,6 +82,7 @@ def assemble(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> Data
         num_rows=len(flat["train"]["item"]),
         num_sessions=protocol["counts"]["train"]["sessions"],
         item_count=arrays["item_count"],
+        session_order=arrays["session_order"],
         mean_return=arrays["mean_return"],
         kinds=("click", "purchase"),
         rewards=(protocol["click_reward"], protocol["buy_reward"]),
@@ -224,12 +227,8 @@ def _encode(columns, part, settings, name):
     arrays["mean_return"] = (
         np.bincount(at, train["reward_to_go"]) / np.maximum(np.bincount(at), 1)
     ).astype(np.float32)
-    arrays["item_ids"] = np.concatenate(
-        [
-            ids[:1] * 0 if ids.dtype.kind in "iuf" else np.zeros(1, ids.dtype),
-            ids[chosen],
-        ]
-    )
+    none = ids[:1] * 0 if ids.dtype.kind in "iuf" else np.zeros(1, ids.dtype)
+    arrays["item_ids"] = np.concatenate([none, ids[chosen]])
     return arrays, dict(num_items=num_items, counts=counts)
 
 

@@ -88,6 +88,22 @@ def keep(
     return kept
 
 
+def order(timestep: np.ndarray, time: np.ndarray | None) -> np.ndarray:
+    """int32[S]: the place of each session by the time of its last event, 0 the oldest.
+
+    timestep: int[N], 0 where a session starts; time: float[N], None where the log has
+    no times: then the sessions are as old as their rows. Ties by rows as well.
+    """
+    start = np.flatnonzero(np.asarray(timestep) == 0)
+    place = np.arange(len(start), dtype=np.int32)
+    if time is None:
+        return place
+    last = np.append(start[1:], len(timestep)) - 1
+    found = np.empty_like(place)
+    found[np.argsort(time[last], kind="stable")] = place
+    return found
+
+
 def _sample(columns, settings):
     """Sessions with enough clicks, and of those a seeded sample."""
     session = columns["session"]

@@ -5,16 +5,18 @@ Session-Based Recommendation" (2017) and Ludewig & Jannach, "Evaluation of Sessi
 Recommendation Algorithms" (2018); "code" below is their public session-rec. On short
 sessions these are often better than networks, so they keep comparisons honest.
 
-A session is the set of its distinct items. Sessions are as recent as their place in the
-training events: the last session is the most recent. As in the code, the candidates are
-the `sample_size` most recent training sessions with any item of the history, the
-neighbours the k most similar of them, and every item of a neighbour, those of the
-history included, gets the neighbour's weight. What differs from the code:
+A session is the set of its distinct items, and as recent as its last event (where the
+log has no times, as its place in the log). As in the code, the candidates are the
+`sample_size` most recent training sessions with any item of the history, the neighbours
+the k most similar of them, and every item of a neighbour, those of the history
+included, gets the neighbour's weight. What differs from the code:
 
+- The cosine is the paper's (code: times the root of the neighbour's size, not over it).
 - Among sessions equally similar, to six digits, the more recent is the neighbour
   (code: arbitrary).
 - Only the last L events of the session are known (code: all).
-- Popularity breaks ties between items, and ranks those that no neighbour has.
+- Popularity breaks ties between items, as far as float32 tells the sums apart, and
+  ranks those that no neighbour has.
 
 Nothing here is as large as B x sessions: the `sample_size` most recent sessions of each
 item of the history are read from an index of 4 bytes an event, and sorted.
@@ -58,8 +60,16 @@ class SessionTables:
 
 
 def session_tables(info: dict[str, Any]) -> SessionTables:
-    """The index of the training sessions; 8 bytes for each distinct (session, item)."""
+    """The index of the training sessions; 8 bytes for each distinct (session, item).
+
+    `info["session_order"]`: int[S], the place in time of each session of the training
+    events; without it they are in the order of time.
+    """
     session, item, num_sessions = popularity.pairs(info)
+    if (place := info.get("session_order")) is not None:
+        session = np.asarray(place, np.int64)[session]
+        by_time = np.lexsort((item, session))
+        session, item = session[by_time], item[by_time]
     order = np.lexsort((-session, item))
     events = np.maximum(np.asarray(info["item_count"], np.float64), 1.0)
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jaxrec.types import Array, Batch, Method, TrainState
+from jaxrec.types import Array, Batch, Method, TrainState, UserError
 
 HPARAMS: dict[str, Any] = {}  # of all three: nothing to choose
 
@@ -28,28 +28,21 @@ class Counts:
     popularity: Array  # float32[V], training events of the item / of the first item
 
 
-def training_items(info: dict[str, Any]) -> np.ndarray:
-    """int32[N], the items of the training events.
-
-    Raises ValueError where these are not the events that `item_count` counts, that is,
-    where `info["train"]` still holds held-out events.
-    """
-    item = np.asarray(info["train"]["item"])
-    count = np.bincount(item, minlength=info["vocab"])
-    if not np.array_equal(count, np.asarray(info["item_count"])):
-        raise ValueError(
-            f"info['train'] has {len(item)} events and info['item_count'] counts "
-            f"{int(np.sum(info['item_count']))}: leave the held-out events out of both"
-        )
-    return item
-
-
 def pairs(info: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, int]:
     """Distinct (session, item), int64[P] each, by session; the number of sessions.
 
-    A session starts where `timestep` does not go on counting.
+    A session starts where `timestep` does not go on counting. Raises UserError where
+    the training events are not those that `item_count` counts: pieces of sessions come
+    with their histories again, which would be sessions of their own.
     """
-    item = training_items(info).astype(np.int64)
+    item = np.asarray(info["train"]["item"], np.int64)
+    if not np.array_equal(np.bincount(item, minlength=info["vocab"]), _count(info)):
+        raise UserError(
+            f"counting pairs takes whole sessions: of the {len(item)} training "
+            f"events of {info.get('name', 'the data')} {_count(info).sum():.0f} count, "
+            "the others are histories again; give whole sessions (of ready buffers "
+            "sampled_train.df), or leave item_knn, sknn and vsknn out of the stages"
+        )
     timestep = np.asarray(info["train"]["timestep"])
     starts = np.ones(len(item), bool)
     starts[1:] = timestep[1:] != timestep[:-1] + 1
@@ -59,9 +52,13 @@ def pairs(info: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, int]:
     return unique // vocab, unique % vocab, int(starts.sum())
 
 
+def _count(info: dict[str, Any]) -> np.ndarray:
+    return np.asarray(info["item_count"], np.float64)
+
+
 def popularity(info: dict[str, Any]) -> Array:
     """float32[V] in [0, 1]; 1.0 for the item with the most training events."""
-    count = np.bincount(training_items(info), minlength=info["vocab"])
+    count = _count(info)
     return jnp.asarray(count / max(count.max(), 1), jnp.float32)
 
 
