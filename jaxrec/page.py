@@ -169,7 +169,7 @@ def svg_of_sessions(runs: Sequence[Run]) -> str:
             except (UserError, KeyError, OSError, ValueError):
                 continue  # another kind of run, or arrays that were cleaned up
             code = np.unique(session, return_inverse=True)[1].reshape(-1)
-            mean = np.bincount(code, gain) / np.bincount(code)
+            mean = np.bincount(code, gain.mean(0)) / np.bincount(code)
             label = stage if len(run.summary["stages"]) > 1 else ""
             found.setdefault(label, np.zeros(0))
             found[label] = np.concatenate([found[label], mean])

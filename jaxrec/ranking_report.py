@@ -31,28 +31,26 @@ def selected(part: dict[str, Any], metric: str) -> np.ndarray:
     return np.array(runs.numbers(chosen.get(metric, [])))
 
 
+def ranked(label: str, group: list[runs.Run], which: str) -> dict[str, str]:
+    """The stages of an experiment that rank the set: name of the row -> stage."""
+    parts = group[0].summary["stages"].items()
+    stages = [stage for stage, part in parts if f"{which}/ndcg@10" in part["last"]]
+    return {label if len(stages) == 1 else f"{label} {s}": s for s in stages}
+
+
 def rows_of(groups: dict[str, list[runs.Run]], which: str) -> list[dict[str, Any]]:
     """The rows of the table; cells of a kind that no held-out event has are empty."""
     rows = []
     for label, group in groups.items():
-        parts: dict[str, list[dict[str, Any]]] = {}
-        for run in group:
-            for stage, part in run.summary["stages"].items():
-                parts.setdefault(stage, []).append(part)
-        ranked = {
-            stage: found
-            for stage, found in parts.items()
-            if f"{which}/ndcg@10" in found[0]["last"]
-        }
-        for stage, found in ranked.items():
-            name = label if len(ranked) == 1 else f"{label} {stage}"
+        for name, stage in ranked(label, group, which).items():
+            found = [run.summary["stages"][stage] for run in group]
             row: dict[str, Any] = {"": name}
             names = {f"{k} {m}": f"{which}/{k}/{m}" for k in KINDS for m in METRICS}
             names |= {"all ndcg@10": f"{which}/ndcg@10"}
             for column, metric in names.items():
                 values = np.concatenate([selected(part, metric) for part in found])
                 row[column] = statistics.estimate(values)
-            row["seeds"] = len(selected(found[0], f"{which}/ndcg@10")) * len(found)
+            row["seeds"] = sum(len(selected(p, f"{which}/ndcg@10")) for p in found)
             rows.append(row)
     if not rows:
         raise UserError(f"no run ranks a {which} set: its evals lack `ranking`")
@@ -63,24 +61,22 @@ def paired_rows(
     groups: dict[str, list[runs.Run]], against: str, which: str
 ) -> list[dict[str, Any]]:
     """Difference in NDCG@10 from the experiment `against` on the same events."""
-    flat = {}
-    for label, group in groups.items():
-        for stage, part in group[0].summary["stages"].items():
-            if f"{which}/ndcg@10" in part["last"]:
-                many = len(group[0].summary["stages"]) > 1
-                name = f"{label} {stage}" if many else label
-                flat[name] = [runs.gains(run, stage, which) for run in group]
+    flat = {
+        name: [runs.gains(run, stage, which) for run in group]
+        for label, group in groups.items()
+        for name, stage in ranked(label, group, which).items()
+    }
     if against not in flat:
         raise UserError(f"--against={against!r}: one of {', '.join(flat)}")
-    base, kind, session = flat[against][0]
-    base = np.mean([found[0] for found in flat[against]], axis=0)
-    rows = []
+    _, kind, session = flat[against][0]
+    means = {}
     for name, found in flat.items():
-        if name == against:
-            continue
-        if len(found[0][0]) != len(base) or (found[0][2] != session).any():
+        if not all(np.array_equal(own, session) for *_, own in found):
             raise UserError(f"{name} and {against} rank different events: compare runs")
-        ours = np.mean([values[0] for values in found], axis=0)
+        means[name] = np.concatenate([values for values, *_ in found]).mean(0)
+    base = means.pop(against)
+    rows = []
+    for name, ours in means.items():
         row: dict[str, Any] = {f"ndcg@10 less {against}": name}
         for column, chosen in (
             ("all", np.ones(len(kind), bool)),
@@ -96,7 +92,7 @@ def paired_rows(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; prints the tables and writes table.md and table.csv."""
+    """The command; prints the tables and writes ranking.md and ranking.csv."""
     parser = argparse.ArgumentParser(
         "jaxrec",
         usage="python -m jaxrec.ranking_report RUN... --out=DIR [options]",
@@ -125,6 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         write(Path(flags.out) / "ranking.csv", report.to_csv(rows).encode())
     except UserError as error:
         return fail(error)
+    except OSError as error:
+        return fail(f"{error}; choose another --out")
     logs.say(f"written to {flags.out}")
     print(text, end="")
     return 0

@@ -196,7 +196,10 @@ def data_text(summary: Mapping[str, Any]) -> str:
 
 
 def gains(run: Run, stage: str, which: str) -> tuple[np.ndarray, ...]:
-    """NDCG@10 float[N] of held-out events, mean over seeds; kind and session int[N]."""
+    """NDCG@10 float[S, N] of held-out events by seed; their kind and session int[N].
+
+    At the step that was selected for each seed, the last where none was.
+    """
     part = run.summary["stages"][stage]
     steps = numbers((part.get("selected") or {}).get("step", part["steps"]))
     found = []
@@ -205,11 +208,11 @@ def gains(run: Run, stage: str, which: str) -> tuple[np.ndarray, ...]:
         if not path.is_file():
             raise UserError(f"{path} is missing: --against needs the ranks of a run")
         arrays = np.load(path, allow_pickle=False)
-        rank = arrays[f"{which}/rank"]
-        rank = rank[seed] if rank.ndim == 2 else rank
-        found.append(np.where(rank <= 10, 1 / np.log2(rank + 1), 0.0))
+        rank = np.atleast_2d(arrays[f"{which}/rank"])
+        rank = rank[seed : seed + 1] if len(steps) > 1 else rank
+        found.extend(np.where(rank <= 10, 1 / np.log2(rank + 1), 0.0))
     # The same events for every seed: those of the first stand for all.
     kind, session = (arrays[f"{which}/{n}"] for n in ("kind", "session"))
     if kind.ndim == 2:
         kind, session = kind[0], session[0]
-    return np.mean(found, axis=0), kind, session
+    return np.array(found), kind, session

@@ -85,7 +85,10 @@ def test_no_purchases_no_numbers(tmp_path, capsys):
     assert "nan" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("fault", ["unknown", "missing", "other events", "no ranking"])
+FAULTS = ["unknown", "missing", "other events", "no ranking", "no folder"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_what_cannot_be_compared_is_told_in_one_line(tmp_path, capsys, fault):
     write_run(tmp_path / "a", "ce", draw(0, 3))
     write_run(tmp_path / "b", "sqn", draw(1, 1))
@@ -99,6 +102,9 @@ def test_what_cannot_be_compared_is_told_in_one_line(tmp_path, capsys, fault):
         path = tmp_path / "b/train/arrays/200.npz"
         arrays = dict(np.load(path))
         np.savez(path, **arrays | {"test/session": arrays["test/session"] + 1})
+    elif fault == "no folder":
+        (tmp_path / "out").write_text("")
+        words = "choose another --out"
     else:
         for name in "ab":
             path = tmp_path / name / "summary.json"
@@ -108,3 +114,36 @@ def test_what_cannot_be_compared_is_told_in_one_line(tmp_path, capsys, fault):
     assert ranking_report.main(flags) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and words in error[0]
+
+
+def edit_summary(folder, change):
+    path = folder / "summary.json"
+    summary = json.loads(path.read_text())
+    change(summary["stages"])
+    path.write_text(json.dumps(summary))
+
+
+def test_without_a_selected_step_all_seeds_are_compared_at_the_last(tmp_path):
+    gain = write_run(tmp_path / "a", "ce", draw(0, 3), step=300)
+    edit_summary(tmp_path / "a", lambda stages: stages["train"].pop("selected"))
+    run = ranking_report.runs.read_run(tmp_path / "a")
+    found = ranking_report.runs.gains(run, "train", "test")[0]
+    np.testing.assert_allclose(found, gain, rtol=1e-6)
+
+
+def test_a_row_has_one_name_in_both_tables(tmp_path, capsys):
+    """One stage of two ranks: the experiment's name is enough; seeds are all runs'."""
+    for place, name, seeds in (("a", "otto", 3), ("b", "otto", 1), ("c", "ce", 3)):
+        write_run(tmp_path / place, name, draw(ord(place), 3)[:seeds])
+        world = dict(world=dict(last={"world/mse": 1.0}, best={}, steps=10))
+        edit_summary(tmp_path / place, lambda stages, more=world: stages.update(more))
+    path = tmp_path / "b" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | dict(seed=3)))
+    flags = [str(tmp_path), f"--out={tmp_path}/out", "--against=otto"]
+    assert ranking_report.main(flags) == 0
+    text = capsys.readouterr().out
+    assert "world" not in text and "train" not in text
+    csv = (tmp_path / "out" / "ranking.csv").read_text().splitlines()
+    assert {line.split(",")[0]: line.split(",")[-1] for line in csv[1:]} == dict(
+        ce="3", otto="4"
+    )
