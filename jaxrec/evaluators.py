@@ -15,6 +15,7 @@ import numpy as np
 from jaxrec import (
     held_out,
     logs,
+    reactions,
     recommender_evaluators,
     sampled_ranking,
     team_episodes,
@@ -134,6 +135,7 @@ EVALS = {
     "episodes": team_episodes.evaluator,
     "held_out": held_out.evaluator,
     "ranking": recommender_evaluators.ranking,
+    "reactions": reactions.evaluator,
     "recall_by_lag": recommender_evaluators.recall_by_lag,
     "sampled_1000": sampled_ranking.evaluator,
     "users": recommender_evaluators.users,
@@ -145,6 +147,7 @@ EVALS = {
 NEEDS = dict(  # evaluator: what a method must have
     held_out="eval_step",
     ranking="scores",
+    reactions="scores",
     recall_by_lag="scores",
     sampled_1000="scores",
     episodes="act",

@@ -159,14 +159,24 @@ def users(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metric
     return evaluate
 
 
+def numbering(
+    info: dict[str, Any], population: users_lib.Users
+) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the simulator's items in the data, and back: int32 each, 0 for none.
+
+    The data number the items that occur in them; the simulator knows more.
+    """
+    ids = np.asarray(info["item_ids"], np.int32)
+    code = np.zeros(population.num_items + 1, np.int32)
+    code[ids[1:]] = np.arange(1, len(ids))
+    return code, ids
+
+
 def make_server(config: Any, method: Method, dataset: Dataset) -> Callable[..., Any]:
     """(state, key) -> what `online.evaluate` measures of the policy, as scalars."""
     population = users_lib.make(dataset.info["users"])
     seq_len = dataset.info["seq_len"]
-    # The data number the items that occur in them; the simulator knows more.
-    ids = np.asarray(dataset.info["item_ids"])
-    code = np.zeros(population.num_items + 1, np.int32)
-    code[ids[1:]] = np.arange(1, len(ids))
+    code, ids = numbering(dataset.info, population)
     popularity = np.full(len(dataset.info["item_count"]), -np.inf, np.float32)
     # The log keeps the order and makes a draw at temperature 1 one by share.
     popularity[1 : len(ids)] = np.log1p(dataset.info["item_count"][1 : len(ids)])
@@ -178,7 +188,7 @@ def make_server(config: Any, method: Method, dataset: Dataset) -> Callable[..., 
     )
 
     def serve(state: TrainState, key: jax.Array) -> dict[str, jax.Array]:
-        number, item_of = jnp.asarray(code), jnp.asarray(ids, jnp.int32)
+        number, item_of = jnp.asarray(code), jnp.asarray(ids)
 
         def scores(*history: Array) -> Array:
             known = jnp.isfinite(habits["popularity"])

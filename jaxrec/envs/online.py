@@ -121,7 +121,6 @@ def evaluate_hidden(
     for name, size in sizes.items():
         if size < 1:
             raise UserError(f"{name}={size}: on-line evaluation needs 1 or more")
-    rows = jnp.arange(num_users)
 
     def one(key, carry, number):
         state, items, length, timestep, shown, total, counts = carry
@@ -130,13 +129,7 @@ def evaluate_hidden(
         item = act(key_act, state, items, length, timestep, shown)
         state, feedback = users.step(key_step, state, item)
         event = feedback.click | feedback.purchase
-        # A full history loses its oldest event.
-        full = (length == seq_len)[:, None]
-        place = jnp.minimum(length, seq_len - 1)
-        longer = jnp.where(full, jnp.roll(items, -1, axis=1), items)
-        longer = longer.at[rows, place].set(item)
-        items = jnp.where(event[:, None], longer, items)
-        length = jnp.minimum(length + event, seq_len)
+        items, length = remember(items, length, item, event)
         shown = push(shown, item, looks)
         values = (feedback.reward, looks, feedback.click, feedback.purchase)
         total = total + jnp.stack([jnp.float32(1) * value for value in values])
@@ -168,6 +161,22 @@ def evaluate_hidden(
         coverage=jnp.mean(counts[1:] > 0),
         gini=gini(counts[1:]),
     )
+
+
+def remember(
+    items: Array, length: Array, item: Array, event: Array
+) -> tuple[Array, Array]:
+    """Histories int32[B, L] and lengths with the items where bool[B] says so.
+
+    A full history loses its oldest event.
+    """
+    size = items.shape[1]
+    full = (length == size)[:, None]
+    longer = jnp.where(full, jnp.roll(items, -1, axis=1), items)
+    place = jnp.minimum(length, size - 1)
+    longer = longer.at[jnp.arange(len(items)), place].set(item)
+    items = jnp.where(event[:, None], longer, items)
+    return items, jnp.minimum(length + event, size)
 
 
 def gini(counts: Array) -> Array:
