@@ -13,6 +13,7 @@ from toy_recommenders import apart, batch_of, data, make, run, start
 
 from jaxrec import experiment, recommender_evaluators, sharding, train
 from jaxrec.methods import ce, prl
+from jaxrec.types import TrainState, UserError
 
 
 def test_prl_without_its_prompt_is_cross_entropy():
@@ -70,6 +71,40 @@ def test_prl_is_led_by_its_prompt():
         return np.mean(np.argmax(np.asarray(scores), axis=1) > 10)
 
     assert share(2.0) > 0.9 and share(0.5) < 0.1
+
+
+def test_what_is_prompted(monkeypatch):
+    """R = N(mu, std) mean_R[t], or N(mu, std) itself; a draw belongs to its history."""
+    found = []
+    nothing = lambda *_: jnp.zeros((4, toy_sessions.VOCAB))  # noqa: E731
+    monkeypatch.setattr(prl.recommender, "state_of", nothing)
+    monkeypatch.setattr(prl.recommender, "apply", nothing)
+    monkeypatch.setattr(
+        prl.networks.Prompt, "apply", lambda _, p, x, t, R, *a, **k: found.append(R)
+    )
+    mean = jnp.asarray(data().info["mean_return"])
+    params = dict(network=None, prompt=None)
+    state = TrainState(jnp.int32(0), params, None, extra=mean)
+    items = jnp.arange(4 * toy_sessions.SEQ_LEN).reshape(4, -1) % 20 + 1
+    items = items.at[3].set(items[0])
+    length, step = jnp.full(4, toy_sessions.SEQ_LEN), jnp.array([1, 2, 3, 10**6])
+    mean = mean[jnp.array([1, 2, 3, -1])]
+
+    def wanted(**options):
+        found.clear()
+        toy.build(prl, **options).scores(state, items, length, step)
+        return np.asarray(found[-1])
+
+    np.testing.assert_allclose(wanted(), 2 * mean, rtol=1e-6)
+    np.testing.assert_allclose(wanted(prompt_norm="none"), 2.0)
+    drawn = wanted(prompt_norm="none", prompt_std=0.5)
+    np.testing.assert_allclose(drawn, 2 + 0.5 * np.asarray(prl.noise(items)), rtol=1e-6)
+    assert drawn[0] == drawn[3] and len(set(drawn.tolist())) == 3
+    np.testing.assert_allclose(wanted(prompt_std=0.5), drawn * mean, rtol=1e-6)
+    many = np.asarray(prl.noise(jnp.arange(4000).reshape(2000, 2)))
+    assert abs(many.mean()) < 0.1 and abs(many.std() - 1) < 0.1
+    with pytest.raises(UserError, match="prompt_norm 'mean' is unknown"):
+        toy.build(prl, prompt_norm="mean")
 
 
 @pytest.mark.slow

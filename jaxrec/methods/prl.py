@@ -24,6 +24,8 @@ HPARAMS = dict(
     prompt_dropout=0.3,  # code
     max_step=50,  # code
     prompt_mu=2.0,  # prompted return over the mean at that step, code
+    prompt_std=0.0,  # of a draw around it, the same for a history always, code: 0
+    prompt_norm="mean_at_t",  # code; "none": mu and std are returns themselves, ours
     loss_weight="none",  # code; "immediate", "cumulative": by reward, as the abstract
 )
 
@@ -31,12 +33,16 @@ HPARAMS = dict(
 def make(config: Any, info: dict[str, Any]) -> Method:
     """L = w L_ce(s, t, R)."""
     recommender.check(config, info)
+    # Runs of before these options were there have no field.
+    std, norm = config.get("prompt_std", 0.0), config.get("prompt_norm", "mean_at_t")
     for field, known in (
         ("prompt", ("return", "off")),
         ("loss_weight", ("none", "immediate", "cumulative")),
     ):
         if config[field] not in known:
             raise UserError(f"{field} {config[field]!r} is unknown: {', '.join(known)}")
+    if norm not in ("mean_at_t", "none"):
+        raise UserError(f"prompt_norm {norm!r} is unknown: mean_at_t, none")
     read = windows.make_reader(config, info)
     network = networks.make(config, info)
     prompt = networks.Prompt(config.max_step, config.prompt_dropout)
@@ -95,9 +101,13 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     def scores(
         state: TrainState, items: Array, length: Array, timestep: Array
     ) -> Array:
-        # Past the longest training session the last mean stands.
-        step = jnp.minimum(timestep, state.extra.shape[0] - 1)
-        wanted = config.prompt_mu * state.extra[step]
+        wanted = jnp.full(timestep.shape, config.prompt_mu)
+        if std:
+            wanted = wanted + std * noise(items)
+        if norm == "mean_at_t":
+            # Past the longest training session the last mean stands.
+            step = jnp.minimum(timestep, state.extra.shape[0] - 1)
+            wanted = wanted * state.extra[step]
         x = recommender.state_of(network, state.params["network"], items, length)
         x = prompted(state.params, x, timestep, wanted)
         y = recommender.apply(network, state.params["network"], "logits", x)
@@ -109,3 +119,20 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         ranked.make_eval_step(scores),
         scores=scores,
     )
+
+
+def noise(items: Array) -> Array:
+    """N(0, 1) of each history int32[B, L], a function of its items alone: float32[B].
+
+    So the same question always has the same answer, whatever else is in the batch.
+    """
+
+    def one(history: Array) -> Array:
+        key, _ = jax.lax.scan(
+            lambda key, item: (jax.random.fold_in(key, item), None),
+            jax.random.key(0),
+            history,
+        )
+        return jax.random.normal(key)
+
+    return jax.vmap(one)(items)
