@@ -89,6 +89,8 @@ def test_parquet_with_times_categories_and_missing_values(tmp_path):
         read(at=[1.0, 2.0, float("nan"), *found["at"][3:]])
     with pytest.raises(UserError, match="'what' is not there in row 2"):
         read(what=pa.array([1, None, *found["what"][2:]]))
+    with pytest.raises(UserError, match="the item of event 0 is a list: give a row"):
+        read(what=[[1], *[[2, 3]] * (len(ROWS) - 1)])
     with pytest.raises(UserError, match="'nope'; found did, at, sid, what"):
         tables.load(config("table", path, columns=COLUMNS | dict(item="nope")))
     path.write_bytes(path.read_bytes()[:-50])

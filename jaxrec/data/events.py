@@ -54,7 +54,7 @@ def make(
 
     Ids may be whole numbers stored as floats, or objects; times whatever
     `times.seconds` reads. Raises UserError for columns of unequal lengths, no events,
-    missing ids and times that are no finite numbers.
+    missing ids, lists in their place, and times that are no finite numbers.
     """
     facts = dict(facts or {})
     name = facts.get("name", "events")
@@ -89,6 +89,13 @@ def make(
 def _ids(values, what, name):
     """Whole numbers as int64, else text; a missing one is the user's to mend."""
     if values.dtype.kind == "O":
+        lists = (list, tuple, np.ndarray)
+        many = np.array([isinstance(v, lists) for v in values.tolist()])
+        if many.any():
+            raise UserError(
+                f"{name}: the {what} of event {int(many.argmax())} is a list: give a "
+                "row for each of its elements"
+            )
         missing = np.array([v is None or v != v for v in values.tolist()])
         if not missing.any():
             values = np.array(values.tolist())

@@ -34,7 +34,7 @@ RECOMMENDED = PAPER | dict(
     drop_unseen_items=True,
 )
 # Users' whole histories, as in SASRec (ICDM'18) and its successors: the last item
-# tests, the one before validates, items of no training history count as misses.
+# tests, the one before validates, items of no training history stay to be ranked.
 USERS = dict(
     session_by="user",
     min_item=0,
