@@ -25,7 +25,7 @@ HPARAMS = dict(
     max_step=50,  # code
     prompt_mu=2.0,  # prompted return over the mean at that step, code
     prompt_std=0.0,  # of a draw around it, the same for a history always, code: 0
-    prompt_norm="mean_at_t",  # code; "none": mu and std are returns themselves, ours
+    prompt_norm="",  # "" = mean_at_t, code; "none": mu and std are returns, ours
     loss_weight="none",  # code; "immediate", "cumulative": by reward, as the abstract
 )
 
@@ -34,7 +34,8 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     """L = w L_ce(s, t, R)."""
     recommender.check(config, info)
     # Runs of before these options were there have no field.
-    std, norm = config.get("prompt_std", 0.0), config.get("prompt_norm", "mean_at_t")
+    std = config.get("prompt_std", 0.0)
+    norm = config.get("prompt_norm", "") or "mean_at_t"
     for field, known in (
         ("prompt", ("return", "off")),
         ("loss_weight", ("none", "immediate", "cumulative")),
