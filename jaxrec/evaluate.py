@@ -59,14 +59,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         names = tuple(filter(None, given.evals.split(",")))
         found = evaluate(given.run, given.stage, names)
-        if given.out:
-            logs.write_json(Path(given.out), found)
     except UserError as error:
         return fail(error)
+    print(table(found))
+    try:
+        if given.out:
+            logs.write_json(Path(given.out), found)
     except OSError as error:
         reason = f"({error.strerror}): choose another --out"
         return fail(f"cannot write {given.out} {reason}")
-    print(table(found))
     return 0
 
 

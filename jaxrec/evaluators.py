@@ -38,6 +38,9 @@ def simulator(config: Any, method: Method, dataset: Dataset) -> Callable[..., Me
     fitted Q evaluation takes its place. Raises UserError for another's simulator and
     for a `data.env_id` that cannot be made.
     """
+    if "env_id" not in dataset.info:
+        logs.say("simulator: these data are of no task with one; no numbers")
+        return lambda state, key: {}
     env_id, episodes = dataset.info["env_id"], config.eval.episodes
     act = jax.jit(method.act)
     try:

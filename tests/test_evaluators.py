@@ -45,6 +45,12 @@ def test_another_tasks_simulator_is_refused(facts, message):
     assert "\n" not in str(caught.value)
 
 
+def test_data_of_no_task_have_no_simulator(capsys):
+    """A team's run, or a recommender's, measured again by any evaluator."""
+    assert evaluators.simulator(config(), method(3), Dataset({}, {}, {}))(0, 0) == {}
+    assert "no numbers" in capsys.readouterr().err
+
+
 def test_replay_in_another_simulator_is_refused():
     pytest.importorskip("mujoco")
     qpos, qvel, actions = np.zeros((1, 9)), np.zeros((1, 9)), np.zeros((1, 2, 3))
