@@ -2,10 +2,11 @@
 
 One row an experiment, in the layout of the SQN and SNQN papers: HR and NDCG at 5, 10
 and 20 of purchases, then of clicks, at the step that validation chose (else the last),
-mean and 95% Student t interval over the seeds. With `--against=NAME` also the
-difference of each experiment from that one, event by event, as mean over all events and
-95% interval of a bootstrap over sessions, and the p-value of a sign-flip test, from the
-ranks that the runs kept. No JAX is imported.
+mean and 95% Student t interval over the seeds; coverage, and what simulated users gave
+where there were some. With `--against=NAME` also the difference of each experiment from
+that one, event by event, as mean over all events and 95% interval of a bootstrap over
+sessions, and the p-value of a sign-flip test, from the ranks that the runs kept; of the
+users' reward the difference by seed, its Student t interval and p. No JAX is imported.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from jaxrec.plots import write
 KINDS = ("purchase", "click")
 KS = (5, 10, 20)
 METRICS = tuple(f"{name}@{k}" for k in KS for name in ("hr", "ndcg"))
+REWARD = "users/reward"
 
 
 def selected(part: dict[str, Any], metric: str) -> np.ndarray:
@@ -47,6 +49,7 @@ def rows_of(groups: dict[str, list[runs.Run]], which: str) -> list[dict[str, Any
             row: dict[str, Any] = {"": name}
             names = {f"{k} {m}": f"{which}/{k}/{m}" for k in KINDS for m in METRICS}
             names |= {"all ndcg@10": f"{which}/ndcg@10"}
+            names |= {"coverage@10": f"{which}/coverage@10", "reward": REWARD}
             for column, metric in names.items():
                 values = np.concatenate([selected(part, metric) for part in found])
                 row[column] = statistics.estimate(values)
@@ -54,18 +57,44 @@ def rows_of(groups: dict[str, list[runs.Run]], which: str) -> list[dict[str, Any
             rows.append(row)
     if not rows:
         raise UserError(f"no run ranks a {which} set: its evals lack `ranking`")
+    for column in ("coverage@10", "reward"):  # not of all runs, and not the papers'
+        if all(np.isnan(row[column][0]) for row in rows):
+            rows = [{k: v for k, v in row.items() if k != column} for row in rows]
     return rows
+
+
+def rewards(group: list[runs.Run], stage: str) -> dict[int, float]:
+    """seed -> what simulated users gave."""
+    found = {}
+    for run in group:
+        values = selected(run.summary["stages"][stage], REWARD)
+        found |= {(run.config.get("seed") or 0) + n: v for n, v in enumerate(values)}
+    return found
+
+
+def reward_cells(x: dict[int, float], y: dict[int, float]) -> dict[str, Any]:
+    """The difference over the seeds that both have, its interval, and p."""
+    seeds = sorted(set(x) & set(y))
+    mean = low = high = p = np.nan
+    if seeds:
+        pair = (np.array([values[seed] for seed in seeds]) for values in (x, y))
+        mean, low, high, p = statistics.paired_t(*pair)
+    told = f"{p:.4f}" if np.isfinite(p) else "-"
+    return {"reward": (mean, low, high), "reward p": told}
 
 
 def paired_rows(
     groups: dict[str, list[runs.Run]], against: str, which: str
 ) -> list[dict[str, Any]]:
-    """Difference in NDCG@10 from the experiment `against` on the same events."""
-    flat = {
-        name: [runs.gains(run, stage, which) for run in group]
-        for label, group in groups.items()
-        for name, stage in ranked(label, group, which).items()
-    }
+    """Difference in NDCG@10 from the experiment `against` on the same events.
+
+    And in the users' reward, where both have it of two seeds or more.
+    """
+    flat, given = {}, {}
+    for label, group in groups.items():
+        for name, stage in ranked(label, group, which).items():
+            flat[name] = [runs.gains(run, stage, which) for run in group]
+            given[name] = rewards(group, stage)
     if against not in flat:
         raise UserError(f"--against={against!r}: one of {', '.join(flat)}")
     _, kind, session = flat[against][0]
@@ -87,6 +116,8 @@ def paired_rows(
                 x, y, s = ours[chosen], base[chosen], session[chosen]
                 row[column] = statistics.paired_bootstrap(x, y, s)
                 row[f"{column} p"] = f"{statistics.permutation_test(x, y, s):.4f}"
+        if any(given.values()):
+            row |= reward_cells(given[name], given[against])
         rows.append(row)
     return rows
 
@@ -116,7 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if flags.against:
             paired = paired_rows(groups, flags.against, flags.set)
             text += f"\n{report.aligned(paired)}\n"
-            text += "\nMean [95% bootstrap interval over sessions], p of sign flips.\n"
+            text += "\nMean [95% bootstrap interval over sessions], p of sign flips;"
+            text += " of the reward Student's t over seeds.\n"
         write(Path(flags.out) / "ranking.md", text.encode())
         write(Path(flags.out) / "ranking.csv", report.to_csv(rows).encode())
     except UserError as error:

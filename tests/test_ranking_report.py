@@ -147,3 +147,25 @@ def test_a_row_has_one_name_in_both_tables(tmp_path, capsys):
     assert {line.split(",")[0]: line.split(",")[-1] for line in csv[1:]} == dict(
         ce="3", otto="4"
     )
+
+
+def test_rewards_of_simulated_users_are_compared_seed_by_seed(tmp_path, capsys):
+    given = dict(a=[3.0, 4.0, 5.0], b=[3.5, 4.4, 5.6])
+    for place, name in (("a", "ce"), ("b", "sqn")):
+        write_run(tmp_path / place, name, draw(0, 3))
+        more = {"users/reward": given[place]}
+        edit_summary(
+            tmp_path / place,
+            lambda stages, more=more: stages["train"]["selected"].update(more),
+        )
+    flags = [str(tmp_path), f"--out={tmp_path}/out"]
+    assert ranking_report.main([*flags, "--against=ce"]) == 0
+    text = capsys.readouterr().out
+    assert "coverage" not in text  # measured nowhere
+    csv = (tmp_path / "out" / "ranking.csv").read_text().splitlines()
+    row = dict(zip(csv[0].split(","), csv[2].split(",")))
+    assert np.isclose(float(row["reward"]), 4.5)
+    # Differences 0.5, 0.4, 0.6: mean 0.5, 4.302653 x 0.1 / sqrt(3) = 0.2484.
+    assert "0.5 [0.2516, 0.7484]" in text
+    p = statistics.paired_t(np.array(given["b"]), np.array(given["a"]))[3]
+    assert f"{p:.4f}" in text and 0.01 < p < 0.02
