@@ -119,7 +119,8 @@ def file_name(metric: str) -> str:
 def plot_run(workdir: str | os.PathLike) -> list[Path]:
     """Curves of one run, with a band over its seeds: WORKDIR/plots/<stage>.png.
 
-    Held-out metrics first, then the rest; beyond nine panels <stage>-2.png and so on.
+    Held-out metrics first, then the rest; beyond nine panels <stage>-2.png and so on,
+    but of a stage of one step: dots of hundreds of metrics are no curves.
     Where recall was measured by lag, WORKDIR/plots/recall_by_lag.png.
     """
     run, paths = read_run(Path(workdir)), []
@@ -128,6 +129,8 @@ def plot_run(workdir: str | os.PathLike) -> list[Path]:
         names = [n for n in (HEADLINE, *names, *sorted(metrics)) if n in metrics]
         lines = {n: curve([run], stage, n) for n in dict.fromkeys(names)}
         drawn = [(n, {"": line}) for n, line in lines.items() if line is not None]
+        if all(len(line[""][0]) == 1 for _, line in drawn):
+            drawn = drawn[:PANELS]
         for page, start in enumerate(range(0, len(drawn), PANELS), 1):
             name = f"{stage}.png" if page == 1 else f"{stage}-{page}.png"
             paths.append(run.path / "plots" / name)

@@ -53,6 +53,15 @@ def test_curve_pools_seeds_at_common_steps(tmp_path):
     assert plots.curve(runs, "train", "no/such") is None
 
 
+def test_a_stage_of_one_step_has_one_page(tmp_path):
+    last = {f"test/hr@{k}": 0.5 for k in range(1, 12)}
+    run = write_run(tmp_path / "a", 0, last)
+    assert [path.name for path in report.plot_run(run)] == ["train.png", "train-2.png"]
+    path = run / "train" / "metrics.jsonl"
+    path.write_text(path.read_text().splitlines()[-1])
+    assert [path.name for path in report.plot_run(run)] == ["train.png"]
+
+
 def test_plots_of_one_run(tmp_path):
     last = {SCORE: [50.0, 60.0], "train/loss": [1.0, 2.0], "train/q": [3.0, 4.0]}
     run = write_run(tmp_path / "a", 0, last, num_seeds=2)

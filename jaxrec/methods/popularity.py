@@ -69,7 +69,8 @@ def counted(
 
     `score(tables, items int32[B, L], length int32[B]) -> float32[B, V]`, 0 to 1 and 0
     where it knows nothing. Popularity breaks ties: it adds at most TIE, so it can only
-    turn the order of scores that differ by less. What is no item gets -inf.
+    turn the order of scores that differ by less, and beside a score near 1, where
+    float32 has steps of 6e-8, it tells apart about 16 degrees of popularity. What is no item gets -inf.
     """
     item = np.arange(info["vocab"])
     exists = jnp.asarray((item > 0) & (item <= info["num_items"]))
@@ -122,8 +123,8 @@ def make_pop(config: Any, info: dict[str, Any]) -> Method:
 
 def make_session_pop(config: Any, info: dict[str, Any]) -> Method:
     """S-POP (Hidasi et al., "Session-based Recommendations with Recurrent Neural
-    Networks", 2016): the share of an item in the events of the session so far; ties,
-    and items not in the session, by POP."""
+    Networks", 2016): the share of an item in the last L events of the session; ties,
+    and items not among them, by POP."""
 
     def score(tables: Counts, items: Array, length: Array) -> Array:
         exists = jnp.arange(items.shape[1])[None] < length[:, None]
