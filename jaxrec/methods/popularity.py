@@ -70,7 +70,8 @@ def counted(
     `score(tables, items int32[B, L], length int32[B]) -> float32[B, V]`, 0 to 1 and 0
     where it knows nothing. Popularity breaks ties: it adds at most TIE, so it can only
     turn the order of scores that differ by less, and beside a score near 1, where
-    float32 has steps of 6e-8, it tells apart about 16 degrees of popularity. What is no item gets -inf.
+    float32 has steps of 6e-8, it tells apart about 16 degrees of popularity. What is no
+    item gets -inf.
     """
     item = np.arange(info["vocab"])
     exists = jnp.asarray((item > 0) & (item <= info["num_items"]))
