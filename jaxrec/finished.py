@@ -43,9 +43,10 @@ def find(
     workdir = Path(run)
     if not (workdir / "config.json").is_file():
         raise UserError(f"{run} holds no run (config.json): give a run's --workdir")
-    config = settings.resolve(
-        ConfigDict(workdir_lib.read_json(workdir / "config.json"))
-    )
+    given = workdir_lib.read_json(workdir / "config.json")
+    if not isinstance(given, dict) or "stages" not in given:
+        raise UserError(f"config.json of {run} is no run's: give a run's --workdir")
+    config = settings.resolve(ConfigDict(given))
     stage = stage or config.stages[-1]
     if stage not in config.stages:
         known = ", ".join(config.stages)
