@@ -9,6 +9,7 @@ import toy_sessions
 from ml_collections import ConfigDict
 from toy_recommenders import BATCH, batch_of, data, make, start
 
+from jaxrec.data import loader
 from jaxrec.methods import (
     ce,
     dqn_ns,
@@ -56,6 +57,19 @@ def prefixes(batch, first):
             part[k][:, -end:] = v[:, :end]
         starts = first & (part["timestep"][:, -1] == 0)
         yield end, part["mask"][:, -1] & (part["mask"][:, -2] | starts), part
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_how_often_an_event_counts_in_an_epoch(first):
+    length, window = [2, 9, 1, 4], 4
+    step = np.concatenate([np.arange(n) for n in length])
+    flat = {name: np.arange(len(step)) for name in windows.COLUMNS.values()}
+    flat |= dict(timestep=step, remaining=np.repeat(length, length) - step - 1)
+    ends = np.flatnonzero(first | (step > 0))  # as the protocol has them drawn
+    event = windows.transitions(loader.gather(flat, ends, window, np), first)
+    total = np.bincount(event.action, event.weight, len(step))
+    want = np.minimum(flat["remaining"] + 1, window - 1)
+    np.testing.assert_array_equal(total[ends], want[ends])
 
 
 def anything(params, seed=0):

@@ -103,6 +103,10 @@ def transitions(batch: Batch, first_too: bool = False) -> Transition:
 
     The first event of a window has no history there. `first_too`: it counts where it
     is the first of its session, but in full windows, whose next state has lost it.
+
+    Over an epoch, whose windows end at every event, the event that is k-th from the end
+    of its session counts min(k, L) times: the last ones seldom. Weights that even it
+    out were no better on MovieLens-100K (GRU by CE, NDCG@10 0.075 against 0.083).
     """
     last = transition(batch)
     item, mask = batch["item"], batch["mask"]
