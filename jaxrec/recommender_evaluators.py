@@ -14,7 +14,7 @@ import numpy as np
 from jaxrec import held_out, logs, metrics
 from jaxrec.envs import online
 from jaxrec.envs import users as users_lib
-from jaxrec.methods import windows
+from jaxrec.methods import profiles, windows
 from jaxrec.ops import catalogue
 from jaxrec.types import Array, Batch, Dataset, Method, TrainState
 
@@ -136,8 +136,8 @@ def users(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metric
     """What simulated users give when the policy serves them: see `envs.online`.
 
     They are none of those that wrote the log. Until a user's first event every method
-    shows the items most popular in training, and items of the history (as much of it
-    as is encoded) are left out where the data say `mask_seen`.
+    shows the items most popular in training, and all items of the history are left out
+    where the data say `mask_seen`.
     """
     lack = (
         "these data have no simulator of users"
@@ -175,7 +175,9 @@ def numbering(
 def make_server(config: Any, method: Method, dataset: Dataset) -> Callable[..., Any]:
     """(state, key) -> what `online.evaluate` measures of the policy, as scalars."""
     population = users_lib.make(dataset.info["users"])
-    seq_len = dataset.info["seq_len"]
+    seq_len = kept = dataset.info["seq_len"]
+    if dataset.info["mask_seen"]:  # all events of a session are left out, L are encoded
+        kept = max(seq_len, config.eval.horizon)
     code, ids = numbering(dataset.info, population)
     popularity = np.full(len(dataset.info["item_count"]), -np.inf, np.float32)
     # The log keeps the order and makes a draw at temperature 1 one by share.
@@ -190,9 +192,12 @@ def make_server(config: Any, method: Method, dataset: Dataset) -> Callable[..., 
     def serve(state: TrainState, key: jax.Array) -> dict[str, jax.Array]:
         number, item_of = jnp.asarray(code), jnp.asarray(ids)
 
-        def scores(*history: Array) -> Array:
+        def scores(items: Array, length: Array, timestep: Array) -> Array:
             known = jnp.isfinite(habits["popularity"])
-            return jnp.where(known[None], method.scores(state, *history), -jnp.inf)
+            last = profiles.recent(items, length, seq_len, seq_len)
+            return jnp.where(
+                known[None], method.scores(state, *last, timestep), -jnp.inf
+            )
 
         own = online.from_scores(scores, **habits)
 
@@ -201,6 +206,6 @@ def make_server(config: Any, method: Method, dataset: Dataset) -> Callable[..., 
             return item_of[best]
 
         sizes = dict(num_users=config.eval.users, horizon=config.eval.horizon)
-        return online.evaluate(policy, population, key, seq_len=seq_len, **sizes)
+        return online.evaluate(policy, population, key, seq_len=kept, **sizes)
 
     return serve

@@ -110,14 +110,14 @@ def test_items_of_the_history_are_passed_over_if_asked():
     assert act(items, length, length, key, none).tolist() == [2, 2, 2]
 
 
-def served(scores, horizon, mask_seen=False, **settings):
+def served(scores, horizon, mask_seen=False, seq_len=12, **settings):
     """The evaluator's metrics for a method; the data know items 3 to 12 as 1 to 10."""
     count = np.zeros(128)
     count[1:11] = 5
     count[4] = 50  # the simulator's item 6
     info = dict(
         users=SMALL | settings,
-        seq_len=12,
+        seq_len=seq_len,
         item_ids=np.array([0, *range(3, 13)]),
         item_count=count,
         mask_seen=mask_seen,
@@ -151,11 +151,17 @@ def test_the_evaluator_honours_mask_seen():
     plain = served(favourite, 3, **everything)
     assert plain["users/coverage"] == pytest.approx(3 / 30)
     narrow = jnp.zeros((40, 128)).at[:, 2].set(1.0)
-    scores = lambda *seen: narrow  # noqa: E731
+
+    def scores(state, items, length, timestep):
+        assert items.shape == (40, 2)  # all that is encoded; more is left out
+        return narrow
+
     shown = online.SHOWN
     online.SHOWN = 1  # so that only the mask keeps items from coming again
     try:
-        free, masked = (served(scores, 9, m, **everything) for m in (False, True))
+        free, masked = (
+            served(scores, 9, mask, 2, **everything) for mask in (False, True)
+        )
     finally:
         online.SHOWN = shown
     assert free["users/coverage"] == pytest.approx(3 / 30)  # 6, then 4, 3, 4, 3, ...
