@@ -55,6 +55,15 @@ def test_words_that_are_purchases_and_words_that_are_left_out(tmp_path, capsys):
     assert "no event is a purchase (data.purchase); found view" in (
         "".join(capsys.readouterr())
     )
+    table(path, columns() | dict(did=["view", "buy", "returned"] * (len(ROWS) // 3)))
+    tables.load(config("table", path, **base))
+    told = "clicks are returned, view: name in data.ignore what is none"
+    assert told in "".join(capsys.readouterr())
+    log = tables.load(config("table", path, ignore="returned", **base))
+    assert "clicks are" not in "".join(capsys.readouterr())
+    assert log.kind.tolist() == [0, 1] * (len(ROWS) // 3)
+    assert not tables.load(config("table", path, purchase="", **base)).kind.any()
+    table(path)
     with pytest.raises(UserError, match="data.ignore='view,addtocart' leaves no ev"):
         tables.load(config("table", path, ignore="view,addtocart", **base))
     log = tables.load(config("table", path, columns=COLUMNS | dict(event="")))

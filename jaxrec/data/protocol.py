@@ -209,8 +209,8 @@ def _encode(columns, part, settings, name):
         if not len(drawn):
             raise UserError(
                 f"{name}: the {of_part} split is empty ({held.sum()} events, none to "
-                f"predict) with data.split={settings['split']}: too few sessions, or "
-                "all of one event"
+                f"predict) with data.split={settings['split']}: too few sessions, all "
+                "of one event, or in last_days data.test_days too long"
             )
         arrays |= {f"{of_part}/{k}": v for k, v in flat.items()}
         arrays[f"{of_part}/drawn"] = drawn

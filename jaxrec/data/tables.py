@@ -50,15 +50,18 @@ def load(config: Any) -> Events:
             [w for w in field.split(",") if w]
             for field in (config.purchase, config.ignore)
         )
-        words = text.decode(log["event"])
-        kind = np.isin(words, bought).astype(np.int8)
-        keep = ~np.isin(words, ignored)
-        log, kind = {role: x[keep] for role, x in log.items()}, kind[keep]
+        words, code = np.unique(text.decode(log["event"]), return_inverse=True)
+        keep = ~np.isin(words, ignored)[code]
+        kind = np.isin(words, bought).astype(np.int8)[code[keep]]
+        log = {role: x[keep] for role, x in log.items()}
         if len(keep) and not keep.any():
             raise UserError(f"{path}: data.ignore={config.ignore!r} leaves no event")
+        clicks = np.setdiff1d(words, [*bought, *ignored])[:9].tolist()
+        heard = ", ".join(map(str, clicks))
         if len(kind) and not kind.any():
-            heard = ", ".join(np.unique(words[keep])[:9].tolist())
             logs.say(f"{path}: no event is a purchase (data.purchase); found {heard}")
+        elif len(clicks) > 1:  # one of them may be no sign of interest
+            logs.say(f"{path}: clicks are {heard}: name in data.ignore what is none")
         facts["purchase"] = f"an event {' or '.join(bought)}"
     elif "rating" in log:
         kind, facts["purchase"] = readers.rated(log["rating"], config)

@@ -36,7 +36,8 @@ SPEC = dict(
     num_heads=1,  # sasrec, linrec, hstu; code
     prenorm="queries",  # sasrec; code; "all": a usual pre-norm transformer
     positions="left",  # sasrec; code; "recency": counted from the newest event
-    scale_embedding=False,  # sasrec; code; True: sqrt(D) as SASRec's own code
+    # sasrec; code; True: sqrt(D) as SASRec's own code. mamba, mamba2 take it too, ours
+    scale_embedding=False,
     ffn=1,  # sasrec: width of the hidden layer over D, code
     attention="full",  # sasrec, hstu; "blockwise": the same in memory linear in T, ours
     heights=(2, 3, 4),  # caser: events under a horizontal filter, code
