@@ -125,7 +125,7 @@ def values(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metri
         found = {}
         for name in dataset.evals:
             parts = jax.device_get(list(held_out.each(one, dataset, name, size)))
-            rows = loader.num_eval_rows(dataset, name)
+            rows = held_out.num_rows(dataset, name)
             for value in parts[0]:
                 array = np.concatenate([part[value] for part in parts])[:rows]
                 found[f"{name}/{value}"] = array

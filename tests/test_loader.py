@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec import held_out
 from jaxrec.data import loader
 from jaxrec.types import Dataset, Mix, UserError
 
@@ -133,7 +134,7 @@ def test_stream_equals_single_batches_and_passes_errors_on():
 
 def test_eval_batches_cover_every_row_once():
     dataset = make_dataset()._replace(evals={"valid": make_dataset().train})
-    batches = list(loader.eval_batches(dataset, "valid", 16))
+    batches = list(held_out.batches(dataset, "valid", 16))
     assert [b["weight"].sum() for b in batches] == [16, 16, 8]
     kept = np.concatenate([b["value"][b["weight"] > 0] for b in batches])
     np.testing.assert_array_equal(kept, np.arange(40))
@@ -154,7 +155,7 @@ def test_only_drawn_rows_end_an_example(window):
         last = host["value"][:, -1] if window else host["value"]
         assert set(last) == set(chosen)
         np.testing.assert_array_equal(draw(step)["value"], host["value"])
-    (batch,) = loader.eval_batches(dataset, "test", 4)
+    (batch,) = held_out.batches(dataset, "test", 4)
     last = batch["value"][:, -1] if window else batch["value"]
     np.testing.assert_array_equal(last, [3, 4, 11, 11])
     np.testing.assert_array_equal(batch["weight"], [1, 1, 1, 0])

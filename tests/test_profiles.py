@@ -7,6 +7,7 @@ import pytest
 import toy_sessions
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from jaxrec import held_out
 from jaxrec.data import events, loader, presets, protocol
 from jaxrec.methods import profile, profiles
 from jaxrec.types import UserError
@@ -74,7 +75,7 @@ def test_a_profile_is_what_came_strictly_before(changes):
     }
     checked = 0
     for name in ("valid", "test"):
-        for batch in loader.eval_batches(data, name, 16):
+        for batch in held_out.batches(data, name, 16):
             found = profiles.example(jax.tree.map(jnp.asarray, batch))
             for row in np.flatnonzero(batch["weight"]):
                 n = int(found.length[row])
@@ -84,7 +85,7 @@ def test_a_profile_is_what_came_strictly_before(changes):
     assert checked >= 10
     if changes is USERS:  # the very last and the one before, of each user
         last = {(tuple(h[-7:-1]), h[-1]) for h in histories(rows).values()}
-        batch = next(loader.eval_batches(data, "test", 64))
+        batch = next(held_out.batches(data, "test", 64))
         found = profiles.example(jax.tree.map(jnp.asarray, batch))
         for row in np.flatnonzero(batch["weight"]):
             n = int(found.length[row])

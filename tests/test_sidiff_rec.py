@@ -9,6 +9,7 @@ import pytest
 import toy_sessions
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from jaxrec import held_out
 from jaxrec.data import loader
 from jaxrec.methods import profile, sidiff_rec
 from jaxrec.types import Dataset, UserError
@@ -125,7 +126,7 @@ def test_held_out_ranks_by_hand():
     """hr and ndcg of `eval_step` against ranks of `scores` of the longest session."""
     data, _, _ = toy()
     method, state = scores_of("none")
-    batch = next(loader.eval_batches(data, "valid", 16))
+    batch = next(held_out.batches(data, "valid", 16))
     sums = jit(method.eval_step)(state, batch, jax.random.key(0))
     size = batch["item"].shape[1]
     ranks = []
@@ -214,7 +215,7 @@ def task_a(data, kind, observe):
     changes = {"generator.kind": kind, "observe": observe, "samples": 8, "dims": 4}
     method, _ = stage_of(data, **changes, **{"width": 64, "optim.lr": 3e-3})
     state = train(method, data, 1_500, batch_size=64)
-    batch = next(loader.eval_batches(data, "valid", 60))
+    batch = next(held_out.batches(data, "valid", 60))
     sums = jit(method.eval_step)(state, batch, jax.random.key(0))
     return {k: float(v / sums["count"]) for k, v in sums.items()}
 

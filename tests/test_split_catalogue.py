@@ -12,8 +12,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 from split_catalogue import split_leaves, step_program, whole_catalogue, widest
 
-from jaxrec import experiment, metrics, program, recommender_evaluators, sharding, train
-from jaxrec.data import loader
+from jaxrec import (
+    experiment,
+    held_out,
+    metrics,
+    program,
+    recommender_evaluators,
+    sharding,
+    train,
+)
 from jaxrec.errors import UserError
 from jaxrec.losses import softmax
 from jaxrec.methods import METHODS, ce, sqn
@@ -135,16 +142,14 @@ def test_no_method_has_the_whole_catalogue(method):
     assert not whole_catalogue(step, vocab)
     if stage.method.scores is None:
         return
-    batch = loader.eval_batch(stage.dataset, "valid", 64, 0)
+    batch = held_out.batch_of(stage.dataset, "valid", 64, 0)
     rank = recommender_evaluators.make_ranker(stage.method)
     facts = metrics.facts(stage.dataset.info)
     with sharding.in_use(stage.mesh):
-        held_out = jax.jit(stage.method.eval_step).lower(
-            state, batch, jax.random.key(0)
-        )
+        loss = jax.jit(stage.method.eval_step).lower(state, batch, jax.random.key(0))
         masked = batch | dict(seen=batch["item"][:, :-1])
         ranks = jax.jit(rank).lower(state, facts, 0, masked)
-    assert not whole_catalogue(held_out.compile(), vocab)
+    assert not whole_catalogue(loss.compile(), vocab)
     assert not whole_catalogue(ranks.compile(), vocab)
     if "users" not in stage.dataset.info:
         return

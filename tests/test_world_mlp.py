@@ -9,6 +9,7 @@ import pytest
 import toy_world
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from jaxrec import held_out
 from jaxrec.data import loader, toy
 from jaxrec.losses import world as losses
 from jaxrec.methods import world_mlp
@@ -51,11 +52,11 @@ def trained():
     return method, first, last, metrics
 
 
-def held_out(window):
+def held_out_rows(window):
     rows = {name: x[:64] for name, x in data(window).evals["valid"].items()}
     if not window:
         return rows | dict(weight=np.ones(64, np.float32))
-    return next(iter(loader.eval_batches(data(window), "valid", 64)))
+    return next(iter(held_out.batches(data(window), "valid", 64)))
 
 
 def test_learns_the_toy_system_and_stays_finite():
@@ -63,7 +64,7 @@ def test_learns_the_toy_system_and_stays_finite():
     assert int(last.step) == 600
     assert all(np.isfinite(x).all() for x in metrics.values())
     assert metrics["loss"][-10:].mean() < metrics["loss"][:10].mean() - 0.5
-    batch, key = held_out(0), jax.random.key(0)
+    batch, key = held_out_rows(0), jax.random.key(0)
     before, after = (method.eval_step(s, batch, key) for s in (first, last))
     for name in ("nll", "state_mse_error", "reward_mae"):
         assert after[name] < before[name]
@@ -72,7 +73,7 @@ def test_learns_the_toy_system_and_stays_finite():
 
 def test_prediction_is_near_the_truth_in_the_datas_units():
     method, _, last, _ = trained()
-    rows = held_out(0)
+    rows = held_out_rows(0)
     window = world_mlp.as_windows(rows)
     found = method.predict(last, window)
     scales = last.extra.scales
@@ -87,7 +88,7 @@ def test_prediction_is_near_the_truth_in_the_datas_units():
 
 def test_predictions_need_the_newest_step_alone():
     method, _, last, _ = trained()
-    short = world_mlp.as_windows(held_out(0))
+    short = world_mlp.as_windows(held_out_rows(0))
     past = {name: jnp.full_like(x, 3) for name, x in short.items()}
     names = ("observation", "action", "mask")
     long = {n: jnp.concatenate([past[n], short[n]], axis=1) for n in names}
@@ -103,7 +104,7 @@ def test_takes_transitions_and_windows(window):
     state = jax.jit(method.init)(jax.random.key(0), batch, {})
     state, metrics = jax.jit(method.train_step)(state, batch, jax.random.key(1))
     assert np.isfinite(metrics["loss"])
-    sums = method.eval_step(state, held_out(window), jax.random.key(2))
+    sums = method.eval_step(state, held_out_rows(window), jax.random.key(2))
     assert sums["count"] == 64
 
 

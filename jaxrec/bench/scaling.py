@@ -32,7 +32,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from jaxrec import metrics, program, recommender_evaluators, sharding, train
+from jaxrec import held_out, metrics, program, recommender_evaluators, sharding, train
 from jaxrec.bench import collectives, offline_rl, recsys, timing
 from jaxrec.data import loader, packing, rows, trajectories
 from jaxrec.errors import UserError, fail
@@ -126,8 +126,8 @@ def ranking_of(stage: program.Stage, state: Any) -> jax.stages.Compiled:
 
     As evaluation calls it: every device has all rows, and only the items are split.
     """
-    batch = loader.eval_batch(stage.dataset, "test", RANKED, 0)
-    batch["seen"] = batch["item"][:, :-1]
+    batch = held_out.batch_of(stage.dataset, "test", RANKED, 0)
+    batch |= dict(seen=batch["item"][:, :-1])
     rank = jax.jit(recommender_evaluators.make_ranker(stage.method))
     number = jax.ShapeDtypeStruct((stage.dataset.info["vocab"],), np.float32)
     facts = {name: number for name in metrics.facts(dict(item_count=np.ones(2)))}
