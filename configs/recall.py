@@ -45,7 +45,7 @@ def get_config(arg: str = "") -> ConfigDict:
         num_layers=2,
         prenorm="all",
         ffn=4,
-        scale_embedding=True,
+        scale_embedding=1,
         dropout=0.0,
     )
     common = dict(log_every=50, steps_per_call=10, evals=("recall_by_lag",))

@@ -141,6 +141,17 @@ def test_dropout_is_a_function_of_the_key(name):
     assert not np.allclose(first, outputs(encoder, params, x))
 
 
+@pytest.mark.parametrize("name", ["sasrec", "linrec", "mamba", "mamba2"])
+def test_default_scale_of_item_vectors(name):
+    config = ConfigDict(encoders.SPEC)
+    config.name = name
+    found = encoders.make(config, 10).scale_embedding
+    assert found == name.startswith("mamba")
+    for scale in (0, 1):
+        config.scale_embedding = scale
+        assert encoders.make(config, 10).scale_embedding == scale
+
+
 def test_default_dropout_is_that_of_the_code():
     known = dict(gru=0.0, caser=0.1, nextitnet=0.0, sasrec=0.1, linrec=0.1, hstu=0.2)
     assert {name: build(name)[1].dropout for name in known} == known

@@ -38,7 +38,7 @@ def network_of(
 ) -> tuple[networks.Recommender, Any]:
     """(network, params) of RecMamba's sizes, in recommended blocks, untrained."""
     config = ConfigDict(ce.HPARAMS)
-    config.encoder.update(name=encoder, num_layers=layers, scale_embedding=True)
+    config.encoder.update(name=encoder, num_layers=layers, scale_embedding=1)
     info = dict(vocab=items + 1, num_items=items, seq_len=seq_len)
     network = networks.make(config, info)
     one = np.ones((1, seq_len), np.int32)

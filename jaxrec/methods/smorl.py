@@ -23,7 +23,7 @@ from jaxrec.types import Array, Batch, Method, TrainState, UserError
 
 HPARAMS = dict(
     # Its SASRec scales item embeddings by sqrt(D), that of SQN does not; code.
-    **recommender.HPARAMS | dict(encoder=encoders.SPEC | dict(scale_embedding=True)),
+    **recommender.HPARAMS | dict(encoder=encoders.SPEC | dict(scale_embedding=1)),
     **recommender.VALUE_HPARAMS,
     objectives=(1.0, 1.0, 1.0),  # w of accuracy, diversity, novelty; code
     embedding_stage="embed",  # earlier stage whose item table measures diversity

@@ -36,8 +36,9 @@ SPEC = dict(
     num_heads=1,  # sasrec, linrec, hstu; code
     prenorm="queries",  # sasrec; code; "all": a usual pre-norm transformer
     positions="left",  # sasrec; code; "recency": counted from the newest event
-    # sasrec; code; True: sqrt(D) as SASRec's own code. mamba, mamba2 take it too, ours
-    scale_embedding=False,
+    # sqrt(D) times item vectors, sasrec, mamba, mamba2; 1: as SASRec's own code and
+    # RecMamba's, 0: as SQN's; < 0: 0 in sasrec and linrec, 1 in mamba and mamba2
+    scale_embedding=-1,
     ffn=1,  # sasrec: width of the hidden layer over D, code
     attention="full",  # sasrec, hstu; "blockwise": the same in memory linear in T, ours
     heights=(2, 3, 4),  # caser: events under a horizontal filter, code
@@ -102,8 +103,9 @@ def make(config: Any, seq_len: int) -> nn.Module:
     options = {key: config.get(key, value) for key, value in SPEC.items()}
     options |= dict(max_len=seq_len) | fixed
     del options["name"]  # of the encoder, not of the Flax module
-    if config.dropout < 0:
-        del options["dropout"]
+    for field in ("dropout", "scale_embedding"):
+        if options[field] < 0:
+            del options[field]  # the module's own
     taken = encoder.__dataclass_fields__
     return encoder(**{key: v for key, v in options.items() if key in taken})
 
