@@ -8,8 +8,8 @@ held-out histories for items of up to 5,000 events ago. The loss is that of the 
 alone, so that minutes are enough. SASRec sees the last 200 events: of what lies further
 back it knows nothing, and guesses 10 of the 100 items in question (HR@10 0.10).
 `plots/recall_by_lag.png` has HR@10 against the lag. All settings are ours. In 5,000
-updates, 11 minutes on one core, Mamba-2 recalls 1,500 events with HR@10 0.37 and 10 with
-0.86, its loss still falling (README); the whole run was not made yet.
+updates, 11 minutes on one core, Mamba-2 recalls 1,500 events with HR@10 0.37 and 10
+with 0.86, its loss still falling (README); the whole run was not made yet.
 """
 
 import copy
