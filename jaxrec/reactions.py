@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec import logs, recommender_evaluators
-from jaxrec.envs import online
 from jaxrec.envs import users as users_lib
+from jaxrec.ops import history
 from jaxrec.types import Array, Dataset, Method, TrainState
 
 SHOWN = 10  # items that users were shown before they are asked; ours
@@ -46,7 +46,7 @@ def met(
         item, _ = population.behave(key_act, user)
         user, feedback = population.step(key_step, user, item)
         event = feedback.click | feedback.purchase
-        items, length = online.remember(items, length, item, event)
+        items, length = history.append(items, length, item, event)
         return (user, items, length, timestep + event), None
 
     key_reset, key_steps = jax.random.split(key)

@@ -32,6 +32,7 @@ import jax.numpy as jnp
 
 from jaxrec.envs import users as session_users
 from jaxrec.envs.users import Users, push
+from jaxrec.ops import history
 from jaxrec.types import Array, UserError
 
 LOGGING, EVALUATION = 1, 2  # streams of users
@@ -129,7 +130,7 @@ def evaluate_hidden(
         item = act(key_act, state, items, length, timestep, shown)
         state, feedback = users.step(key_step, state, item)
         event = feedback.click | feedback.purchase
-        items, length = remember(items, length, item, event)
+        items, length = history.append(items, length, item, event)
         shown = push(shown, item, looks)
         values = (feedback.reward, looks, feedback.click, feedback.purchase)
         total = total + jnp.stack([jnp.float32(1) * value for value in values])
@@ -161,22 +162,6 @@ def evaluate_hidden(
         coverage=jnp.mean(counts[1:] > 0),
         gini=gini(counts[1:]),
     )
-
-
-def remember(
-    items: Array, length: Array, item: Array, event: Array
-) -> tuple[Array, Array]:
-    """Histories int32[B, L] and lengths with the items where bool[B] says so.
-
-    A full history loses its oldest event.
-    """
-    size = items.shape[1]
-    full = (length == size)[:, None]
-    longer = jnp.where(full, jnp.roll(items, -1, axis=1), items)
-    place = jnp.minimum(length, size - 1)
-    longer = longer.at[jnp.arange(len(items)), place].set(item)
-    items = jnp.where(event[:, None], longer, items)
-    return items, jnp.minimum(length + event, size)
 
 
 def gini(counts: Array) -> Array:

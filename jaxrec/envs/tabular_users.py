@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.envs.users import Feedback, Preview, Users, draw
+from jaxrec.envs.platform import draw
+from jaxrec.envs.users import Feedback, Preview, Users
 from jaxrec.types import Array, UserError
 
 HPARAMS = dict(  # all ours

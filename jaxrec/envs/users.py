@@ -14,9 +14,8 @@ session simulators of the field; the model and every number in it are ours.
   satisfying event; the probability of leaving grows with it. The appealing items are
   the less satisfying ones: clickbait. So the best next item is not the best policy.
 
-The logging policy knows no interest, only what a platform sees: a mixture of
-popularity, neighbours of the last clicked items and uniform exploration. It has full
-support, and its propensities are exact.
+The logging policy (`platform`) knows no interest, only what a platform sees. It has
+full support, and its propensities are exact.
 
 Everything is [B] arrays of fixed shape and pure functions of a key, so it can be
 jitted, scanned and vmapped. `jaxrec.envs.online` evaluates policies, and says what the
@@ -30,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec.envs import platform
 from jaxrec.types import Array, UserError
 
 HPARAMS = dict(  # all ours
@@ -145,13 +145,6 @@ def push(memory: Array, item: Array, where: Array) -> Array:
     return jnp.where(where[:, None], moved, memory)
 
 
-def draw(key: Array, cumulative: Array) -> Array:
-    """Items int32[B] from rows of cumulative probabilities float[B, V]."""
-    uniform = jax.random.uniform(key, (len(cumulative), 1))
-    item = jnp.sum(cumulative <= uniform, axis=1)  # column 0 has probability zero
-    return jnp.clip(item, 1, cumulative.shape[1] - 1).astype(jnp.int32)
-
-
 def make(config: Any = None) -> Users:
     """A population of session users; `config` overrides HPARAMS.
 
@@ -164,17 +157,10 @@ def make(config: Any = None) -> Users:
     for name in ("num_items", "num_categories", "width"):
         if p[name] < 1:
             raise UserError(f"users.{name}={p[name]}: it must be 1 or more")
-    explore = 1 - p["log_popular"] - p["log_neighbours"]
-    if min(p["log_popular"], p["log_neighbours"]) < 0 or explore <= 0:
-        raise UserError(
-            f"users.log_popular={p['log_popular']} and users.log_neighbours="
-            f"{p['log_neighbours']} leave no exploration: let their sum be below 1"
-        )
     num_items, num_categories = p["num_items"], p["num_categories"]
     hidden = catalogue(p)
     item = {name: jnp.asarray(array) for name, array in hidden.items()}
-    uniform = jnp.full(num_items + 1, 1 / num_items).at[0].set(0)
-    cumulative = jnp.cumsum(item["kernel"], axis=1)
+    behave, propensities = platform.make(p, item)
     rewards = (float(p["r_click"]), float(p["r_buy"]))
     # A clickbait item has a negative satisfaction: its click frustrates.
     relief = p["satisfied"] * item["satisfaction"]
@@ -277,41 +263,19 @@ def make(config: Any = None) -> Users:
         there = state.alive[:, None] & (every > 0)
         return Preview(there * event * (1 - buy), there * event * buy, there * leaves)
 
-    def weights(state: State) -> tuple[Array, Array]:
-        """Kernel rows int32[B, MEMORY] and their weights; row 0 if nothing clicked."""
-        recency = 0.5 ** jnp.arange(MEMORY)[None]
-        weight = recency * (state.clicked > 0)
-        start = jnp.zeros_like(weight).at[:, 0].set(1)
-        weight = jnp.where(state.clicked[:, :1] > 0, weight, start)
-        return state.clicked, weight / weight.sum(axis=1, keepdims=True)
-
-    def mixture(popular, neighbours, anything):
-        known = p["log_popular"] * popular + p["log_neighbours"] * neighbours
-        return known + explore * anything
-
-    def behave(key: Array, state: State) -> tuple[Array, Array]:
-        key_part, key_row, key_item, key_any = jax.random.split(key, 4)
-        num = len(state.alive)
-        rows, weight = weights(state)
-        row = jax.random.categorical(key_row, jnp.log(weight), axis=1)
-        row = jnp.take_along_axis(rows, row[:, None], axis=1)[:, 0]
-        part = jax.random.uniform(key_part, (num,))
-        row = jnp.where(part < p["log_popular"], 0, row)  # row 0 is popularity
-        j = draw(key_item, cumulative[row])
-        anything = jax.random.randint(key_any, (num,), 1, num_items + 1, jnp.int32)
-        j = jnp.where(part < p["log_popular"] + p["log_neighbours"], j, anything)
-        near = jnp.sum(weight * item["kernel"][rows, j[:, None]], axis=1)
-        return j, mixture(item["popularity"][j], near, uniform[j])
-
-    def propensities(state: State) -> Array:
-        rows, weight = weights(state)
-        near = jnp.einsum("bm,bmv->bv", weight, item["kernel"][rows])
-        return mixture(item["popularity"][None], near, uniform[None])
-
     attributes = hidden["category"][:, None] == np.arange(num_categories)
     attributes[0] = False
     facts = dict(name="users", attributes=attributes, hparams=p, hidden=hidden)
-    return Users(reset, step, behave, propensities, preview, num_items, rewards, facts)
+    return Users(
+        reset,
+        step,
+        lambda key, state: behave(key, state.clicked),
+        lambda state: propensities(state.clicked),
+        preview,
+        num_items,
+        rewards,
+        facts,
+    )
 
 
 def _unit(x: Array) -> Array:

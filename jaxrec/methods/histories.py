@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from jaxrec.methods import windows
+from jaxrec.ops import history
 from jaxrec.types import Array, Batch
 
 
@@ -26,10 +26,10 @@ def examples(batch: Batch, packed: bool) -> Examples:
         reset = real & (batch["position"] == 0)
         gap = batch.get("gap")
         return Examples(batch["item"], length, batch["next_item"], reset, gap)
-    items, length = windows.align_left(batch["item"], batch["mask"])
+    items, length = history.align_left(batch["item"], batch["mask"])
     gap = None
     if "gap" in batch:
-        gap = windows.align_left(batch["gap"], batch["mask"])[0][:, :-1]
+        gap = history.align_left(batch["gap"], batch["mask"])[0][:, :-1]
     length = jnp.maximum(length - 1, 0)
     return Examples(items[:, :-1], length, items[:, 1:], None, gap)
 

@@ -18,6 +18,7 @@ from jaxrec.losses import softmax
 from jaxrec.methods import copies, ranked, recommender, windows
 from jaxrec.methods import teacher as teachers
 from jaxrec.models import recommender as networks
+from jaxrec.ops import history
 from jaxrec.types import Array, Batch, Method, TrainState, UserError
 
 HPARAMS = dict(
@@ -144,18 +145,16 @@ def step(event: windows.Transition, items: Array, reward: Array) -> windows.Tran
 
     The session is taken to go on: the teacher does not say when users leave.
     """
-    count, size = items.shape[1], event.items.shape[1]
+    count = items.shape[1]
     repeated = jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), event)
     action = items.reshape(-1)
-    full = (repeated.length == size)[:, None]
-    history = jnp.where(full, jnp.roll(repeated.items, -1, axis=1), repeated.items)
-    place = jnp.minimum(repeated.length, size - 1)
+    longer, length = history.append(repeated.items, repeated.length, action)
     return repeated._replace(
         action=action,
         reward=reward.reshape(-1),
         done=jnp.zeros_like(repeated.done),
-        next_items=history.at[jnp.arange(len(action)), place].set(action),
-        next_length=jnp.minimum(repeated.length + 1, size),
+        next_items=longer,
+        next_length=length,
     )
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.methods.windows import align_left
 from jaxrec.models.session_world import KINDS, OUTCOMES
+from jaxrec.ops.history import align_left
 from jaxrec.types import Array, Batch
 
 IGNORED = KINDS - 1

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from jaxrec.ops.history import align_left
 from jaxrec.types import Array, Batch, UserError
 
 
@@ -63,19 +64,6 @@ COLUMNS = dict(
     remaining="remaining",
     next_action="next_item",
 )
-
-
-def align_left(items: Array, exists: Array) -> tuple[Array, Array]:
-    """What windows [B, L] that end at the right hold: from the left, and how many.
-
-    `exists`: bool[B, L], False before the start of the session.
-    """
-    size = items.shape[1]
-    length = jnp.sum(exists, axis=1).astype(jnp.int32)
-    place = jnp.arange(size)[None, :]
-    index = jnp.minimum(place + (size - length)[:, None], size - 1)
-    moved = jnp.take_along_axis(items, index, axis=1)
-    return jnp.where(place < length[:, None], moved, 0), length
 
 
 def transition(batch: Batch) -> Transition:
