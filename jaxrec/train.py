@@ -89,6 +89,24 @@ def evaluate(
     return {name: np.stack([r[name] for r in results]) for name in results[0]}
 
 
+def measured(
+    stage: Stage,
+    folder: Path,
+    evaluators: dict[str, Evaluator],
+    state: TrainState,
+    log: Any,
+    step: int,
+) -> dict[str, Any]:
+    """What the evaluators find, for a line of metrics; arrays go to files."""
+    found = evaluate(stage, evaluators, state)
+    many = stage.num_seeds > 1  # an axis of the seeds makes no array
+    arrays = {name: x for name, x in found.items() if np.ndim(x) > many}
+    if arrays and hosts.is_lead():
+        logs.write_arrays(folder / "arrays" / f"{step}.npz", arrays)
+        log.histograms(step, arrays)
+    return {name: x for name, x in found.items() if name not in arrays}
+
+
 def train(
     stage: Stage,
     folder: Path,
@@ -154,14 +172,7 @@ def train(
             clocks = meter.lap(step) if log_now else {}
             if eval_now:
                 pause = time.monotonic()
-                found = evaluate(stage, evaluators, state)
-                # More axes than that of the seeds: no line of metrics.
-                many = stage.num_seeds > 1
-                arrays = {n: x for n, x in found.items() if np.ndim(x) > many}
-                if arrays and hosts.is_lead():
-                    logs.write_arrays(folder / "arrays" / f"{step}.npz", arrays)
-                    log.histograms(step, arrays)
-                line |= {n: x for n, x in found.items() if n not in arrays}
+                line |= measured(stage, folder, evaluators, state, log, step)
                 meter.pause(time.monotonic() - pause)
                 progress.pause(time.monotonic() - pause)
             if line:

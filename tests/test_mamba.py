@@ -209,22 +209,21 @@ def test_paper_block():
 
 
 @pytest.mark.parametrize("name", MIXERS)
-def test_long_memory_at_the_start(name):
-    """Decays an event from 0.1 to 0.0001 in equal ratios, the rest as in "mamba"."""
-    sizes = dict(width=32, state=4, head_dim=16)
-    long, other = (
-        parameters(name, init_scheme=scheme, **sizes) for scheme in ("long", "mamba")
+def test_selective_steps_at_the_start(name):
+    """A = -1, dt from 0.003 to 0.3 in equal ratios, the rest as in "mamba"."""
+    sizes = dict(width=32, state=4, head_dim=32, dt_rank=5)
+    found, other = (
+        parameters(name, init_scheme=scheme, **sizes)
+        for scheme in ("selective", "mamba")
     )
-    dt = np.log1p(np.exp(np.asarray(long["dt_bias_0"], np.float64)))
-    rate = np.exp(np.asarray(long["A_log_0"], np.float64))
-    rate = dt[:, None] * rate if rate.ndim == 2 else (dt * rate)[None]
-    assert rate.shape == ((64, 4) if name == "mamba" else (1, 4))
-    want = np.tile([0.1, 0.01, 1e-3, 1e-4], (len(rate), 1))
-    np.testing.assert_allclose(rate, want, rtol=1e-5)
-    louder = np.asarray(long["x_proj_0"]) / np.asarray(other["x_proj_0"])
-    np.testing.assert_allclose(louder, np.tile([1.0] * 2 + [5.0] * 8, (64, 1)), 1e-6)
-    for leaf in long.keys() - {"dt_bias_0", "A_log_0", "x_proj_0"}:
-        np.testing.assert_array_equal(long[leaf], other[leaf])
+    assert not np.any(found["A_log_0"])
+    dt = np.log1p(np.exp(np.asarray(found["dt_bias_0"], np.float64)))
+    assert dt.shape == ((64,) if name == "mamba" else (2,))
+    np.testing.assert_allclose(dt, np.geomspace(3e-3, 0.3, len(dt)), rtol=1e-4)
+    louder = np.asarray(found["x_proj_0"]) / np.asarray(other["x_proj_0"])
+    np.testing.assert_allclose(louder, np.tile([1.0] * 5 + [5.0] * 8, (64, 1)), 1e-6)
+    for leaf in found.keys() - {"dt_bias_0", "A_log_0", "x_proj_0"}:
+        np.testing.assert_array_equal(found[leaf], other[leaf])
 
 
 def test_paper_positions_count_from_the_newest_event():
@@ -253,6 +252,7 @@ def test_settings_that_cannot_be_are_refused():
         (dict(scan="magic"), "scan 'magic' is unknown: use auto"),
         (dict(time_chunk=0), "time_chunk is 0: must be positive"),
         (dict(gaps=-1), "gaps is -1: use 0"),
+        (dict(dt_rank=-1), "dt_rank is -1: use 0"),
     ):
         with pytest.raises(UserError, match=reason):
             make("mamba2", **changes)

@@ -50,7 +50,8 @@ SPEC = dict(
     conv=4,  # mamba, mamba2: taps of the convolution, RecMamba's code
     expand=2,  # mamba, mamba2: inner width over D, RecMamba's code
     head_dim=64,  # mamba2: channels that decay alike, ours
-    init_scheme="",  # mamba, mamba2: mamba, recmamba_xavier, long; "" = as the block
+    dt_rank=0,  # mamba, mamba2: of the projection to dt, 0 = ceil(width / 16), code
+    init_scheme="",  # mamba, mamba2: mamba, recmamba_xavier, selective; "": block's
     gaps=0,  # mamba, mamba2: buckets of the time since the event before, 0 = off, ours
     time_chunk=256,  # mamba, mamba2: events a piece, for memory and speed alone, ours
     scan="auto",  # mamba, mamba2: how the scan is computed, see jaxrec.ops

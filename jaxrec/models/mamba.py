@@ -22,7 +22,7 @@ from jaxrec.models.mamba_block import Cache
 from jaxrec.ops import selective_scan, ssd
 from jaxrec.types import Array, UserError
 
-SCHEMES = "", "mamba", "recmamba_xavier", "long"
+SCHEMES = "", "mamba", "recmamba_xavier", "selective"
 SCANS = dict(mamba1=selective_scan.IMPLEMENTATIONS, ssd=ssd.IMPLEMENTATIONS)
 NO_STEP = (
     "encoder.block 'paper' has no step: its positions are counted from the newest "
@@ -36,10 +36,11 @@ class Mamba(nn.Module):
 
     `init_scheme`: "mamba", that of Mamba's code, "recmamba_xavier", Xavier-normal on
     every parameter of two axes or more as RecMamba's code (so A is about -1 for all
-    states), "long" (ours), Mamba's but with decays from 0.1 to 0.0001 an event in equal
-    ratios and larger B and C, for memory of thousands of events, "" for that of the
-    block. Time is cut into chunks of `time_chunk` events, which changes memory and
-    speed, no number; so does `scan`, see `ops`.
+    states), "selective" (ours), Mamba's but with A = -1, dt from 0.003 to 0.3 in equal
+    ratios and larger B and C, "" for that of the block. Small steps, not a small A: a
+    step that is learned to be large where it matters writes much there, and forgets
+    what was kept before. Time is cut into chunks of `time_chunk` events, which changes
+    memory and speed, no number; so does `scan`, see `ops`.
 
     `gaps` > 0 (ours, after SS4Rec's idea that gaps drive the discretisation): each
     channel's or head's dt is multiplied by a learned positive factor of the time since
@@ -55,6 +56,7 @@ class Mamba(nn.Module):
     expand: int = 2
     mixer: str = "mamba1"
     head_dim: int = 64
+    dt_rank: int = 0  # of the projection to dt; 0: ceil(width / 16), Mamba's code
     block: str = "recommended"
     init_scheme: str = ""
     time_chunk: int = 256  # ours
@@ -70,6 +72,8 @@ class Mamba(nn.Module):
                 raise UserError(
                     f"encoder.{field} is {getattr(self, field)}: must be positive"
                 )
+        if self.dt_rank < 0:
+            raise UserError(f"encoder.dt_rank is {self.dt_rank}: use 0 (auto) or more")
         if self.gaps < 0:
             raise UserError(f"encoder.gaps is {self.gaps}: use 0 (off) or more")
         _one_of("block", self.block, ("recommended", "paper"))

@@ -43,17 +43,17 @@ def _counted(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Ar
     return jnp.broadcast_to(jnp.log(jnp.arange(1, shape[1] + 1, dtype=dtype)), shape)
 
 
-def _long(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """-A from 0.2 to 0.0002 in equal ratios, over the heads or in each channel."""
+def _ones(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """A = -1."""
     del key
-    ratios = jnp.linspace(jnp.log(0.2), jnp.log(2e-4), shape[-1], dtype=dtype)
-    return jnp.broadcast_to(ratios, shape)
+    return jnp.zeros(shape, dtype)
 
 
-def _equal_steps(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """softplus of it is 0.5."""
+def _spread(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """softplus of it goes from 0.003 to 0.3 in equal ratios."""
     del key
-    return jnp.full(shape, jnp.log(jnp.expm1(0.5)), dtype)
+    dt = jnp.exp(jnp.linspace(jnp.log(3e-3), jnp.log(0.3), shape[-1], dtype=dtype))
+    return dt + jnp.log(-jnp.expm1(-dt))
 
 
 def _loud(rank: int) -> nn.initializers.Initializer:
@@ -78,7 +78,7 @@ def _drawn(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Arra
 def mixer(m: Any) -> Mapping[str, tuple[Any, tuple[int, ...]]]:
     """name -> (initialiser, shape) of a mixer's parameters."""
     d, inner, n, k = m.width, m.expand * m.width, m.state, m.conv
-    rank = -(-d // 16)
+    rank = m.dt_rank or -(-d // 16)
     channels = inner // m.heads if m.heads else inner
     linear = dict(
         in_proj=(d, 2 * inner),
@@ -94,13 +94,13 @@ def mixer(m: Any) -> Mapping[str, tuple[Any, tuple[int, ...]]]:
     decay = (channels,) if m.heads else (inner, n)
     if m.gaps:  # factors of 1
         found["gap"] = (nn.initializers.zeros, (m.gaps, channels))
-    if scheme in ("mamba", "long"):
+    if scheme in ("mamba", "selective"):
         found |= {name: (_uniform(s[0] ** -0.5), s) for name, s in linear.items()}
         found["conv"] = (_uniform(k**-0.5), (k, inner))
         found["dt_proj"] = (_uniform(rank**-0.5), (rank, channels))
         found["A_log"] = (_drawn if m.heads else _counted, decay)
-        if scheme == "long":
-            found |= dict(A_log=(_long, decay), dt_bias=(_equal_steps, (channels,)))
+        if scheme == "selective":
+            found |= dict(A_log=(_ones, decay), dt_bias=(_spread, (channels,)))
             found["x_proj"] = (_loud(rank), linear["x_proj"])
         return found
     linear["dt_proj"] = (rank, channels)
