@@ -31,8 +31,10 @@ def get_config(arg: str = "") -> ConfigDict:
         width=32,
         num_layers=1,
         state=16,
-        head_dim=16,
-        init_scheme="long",
+        expand=4,
+        head_dim=8,  # 16 heads: one for a pair of marker and cue, to forget on its own
+        dt_rank=16,
+        init_scheme="selective",
         time_chunk=512,
         dropout=0.0,
     )
