@@ -22,7 +22,7 @@ HPARAMS = dict(
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: "" or "smoke"."""
+    """`arg`: "", "paper", "recommended" or "smoke", see `defaults.recommender_run`."""
     stages = {
         name: defaults.recommender_stage(name, {name: hparams}, steps=1)
         for name, hparams in HPARAMS.items()

@@ -15,5 +15,5 @@ from jaxrec.methods import dqn_ns
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: "" or "smoke"."""
+    """`arg`: "", "paper", "recommended" or "smoke", see `defaults.recommender_run`."""
     return defaults.recommender("dqn_ns", dqn_ns.HPARAMS, arg)

@@ -13,7 +13,7 @@ from jaxrec.methods import ce, embedding_policy
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: "" or "smoke"."""
+    """`arg`: "", "paper", "recommended" or "smoke", see `defaults.recommender_run`."""
     hparams = dict(embedding_policy=embedding_policy.HPARAMS)
     stages = dict(
         encoder=defaults.recommender_stage("ce", dict(ce=ce.HPARAMS), steps=5_000),

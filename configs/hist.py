@@ -15,5 +15,5 @@ from jaxrec.methods import proxy
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: "" or "smoke"."""
+    """`arg`: "", "paper", "recommended" or "smoke", see `defaults.recommender_run`."""
     return defaults.recommender("hist", proxy.HPARAMS, arg)

@@ -13,7 +13,7 @@ from jaxrec.methods import ce, smorl
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: "" or "smoke"."""
+    """`arg`: "", "paper", "recommended" or "smoke", see `defaults.recommender_run`."""
     hparams = dict(ce.HPARAMS)
     stages = dict(
         embed=defaults.recommender_stage("ce", dict(ce=hparams), steps=10_000),

@@ -15,7 +15,7 @@ from jaxrec.methods import vpq
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: "" or "smoke"."""
+    """`arg`: "", "paper", "recommended" or "smoke", see `defaults.recommender_run`."""
     # A short run sees both phases.
     switch = dict(switch=12) if arg == "smoke" else {}
     return defaults.recommender("vpq", vpq.HPARAMS | switch, arg)

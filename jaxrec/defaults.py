@@ -78,6 +78,12 @@ HISTORY_VIEW = dict(
     gaps=False,  # True: with the seconds between events, for encoder.gaps
 )
 
+# Fields of methods by the config's argument; the rest of HPARAMS is the authors' code.
+PRESETS = dict(
+    paper=dict(),
+    recommended=dict(target_dropout=False, loss_weight="immediate"),  # ours
+)
+
 # Games of teams; there is nothing to read.
 TEAM_DATA = dict(
     source="battle_city",  # battle_city, meeting (a toy), smax, mpe
@@ -201,7 +207,7 @@ def team(
 def recommender(
     method: str, hparams: Mapping[str, Any], arg: str, name: str = "", **fields: Any
 ) -> ConfigDict:
-    """A one-stage experiment of a recommender; `arg` is "" or "smoke"."""
+    """A one-stage experiment of a recommender; `arg`: see `recommender_run`."""
     section = recommender_stage(method, {method: hparams}, **fields)
     return recommender_run(name or method, {"train": section}, arg)
 
@@ -225,7 +231,12 @@ def recommender_stage(
 def recommender_run(
     name: str, stages: Mapping[str, Mapping[str, Any]], arg: str
 ) -> ConfigDict:
-    """An experiment on sessions of items; `arg` is "" or "smoke"."""
+    """An experiment on sessions of items.
+
+    `arg`: "", the methods of the authors' code by our protocol of evaluation; "paper",
+    their protocol too, at the last update; "recommended", methods as well with what we
+    would change; "smoke".
+    """
     config = run(
         name,
         stages,
@@ -233,7 +244,19 @@ def recommender_run(
         headline="valid/ndcg@10",
         select="valid/ndcg@10",
     )
-    return shortened(config, arg)
+    if arg not in ("", "smoke", *PRESETS):
+        known = ", ".join(("smoke", *PRESETS))
+        raise ValueError(f"config argument {arg!r} is unknown: use one of {known}")
+    if arg not in PRESETS:
+        return shortened(config, arg)
+    config.name += f"_{arg}"
+    config.data.preset = arg
+    if arg == "paper":
+        config.select = ""
+    for stage_name in stages:
+        section = config[stage_name][config[stage_name].method]
+        section.update({k: v for k, v in PRESETS[arg].items() if k in section})
+    return config
 
 
 def shortened(config: ConfigDict, arg: str) -> ConfigDict:

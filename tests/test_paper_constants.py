@@ -3,6 +3,7 @@
 import pytest
 
 from configs import prl as prl_config
+from configs import sqn as sqn_config
 from jaxrec.data import presets
 from jaxrec.methods import dqn_ns, prl, sa2c, sac, sarsa, smorl, snqn, sqn, vpq
 
@@ -64,3 +65,19 @@ def test_the_recommended_preset_is_by_time():
     wanted = dict(split="temporal_quantile", score_first_event=False)
     wanted |= dict(drop_unseen_items=True, valid=0.1, test=0.1)
     assert {name: found[name] for name in wanted} == wanted
+
+
+def test_presets_by_the_argument_of_the_config():
+    paper, recommended = (
+        prl_config.get_config(arg) for arg in ("paper", "recommended")
+    )
+    assert (paper.data.preset, recommended.data.preset) == ("paper", "recommended")
+    assert (paper.select, recommended.select) == ("", "valid/ndcg@10")
+    assert paper.train.prl.loss_weight == "none"
+    assert recommended.train.prl.loss_weight == "immediate"
+    config = sqn_config.get_config("paper")
+    assert config.name == "sqn_paper" and config.train.sqn.target_dropout
+    assert not sqn_config.get_config("recommended").train.sqn.target_dropout
+    assert sqn_config.get_config().train.sqn.target_dropout
+    with pytest.raises(ValueError, match="'papr' is unknown: use one of smoke, paper"):
+        sqn_config.get_config("papr")
