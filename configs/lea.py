@@ -16,7 +16,7 @@ from jaxrec.methods import ce, lea
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: "", "smoke" or "vectors"."""
+    """`arg`: "vectors", or as in `defaults.recommender_run`."""
     if arg == "vectors":
         return defaults.recommender("lea", lea.HPARAMS, "")
     hparams = dict(ce.HPARAMS)

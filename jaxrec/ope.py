@@ -56,7 +56,7 @@ def load(path: Path) -> Log:
     if not path.is_file():
         raise UserError(f"no log {path}: --data is the folder with random/ and bts/")
     rows = []
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
         reader = csv.DictReader(file)
         found = reader.fieldnames or []
         if missing := [name for name in COLUMNS if name not in found]:
@@ -67,7 +67,9 @@ def load(path: Path) -> Log:
         for row in reader:
             try:
                 rows.append([float(row[name]) for name in COLUMNS])
-                good = rows[-1][0] >= 0 and rows[-1][1] >= 1 and 0 < rows[-1][3] <= 1
+                item, position, click, propensity = rows[-1]
+                good = item >= 0 and position >= 1 and 0 < propensity <= 1
+                good = good and np.isfinite(rows[-1]).all()
             except (TypeError, ValueError):
                 good = False
             if not good:

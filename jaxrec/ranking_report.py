@@ -1,4 +1,4 @@
-"""The recommenders' table: `python -m jaxrec.ranking_report RUN... --out=DIR`.
+"""The recommenders' table: `python -m jaxrec.ranking_report RUN...`.
 
 One row an experiment, in the layout of the SQN and SNQN papers: HR and NDCG at 5, 10
 and 20 of purchases, then of clicks, at the step that validation chose (else the last),
@@ -6,7 +6,8 @@ mean and 95% Student t interval over the seeds; coverage, and what simulated use
 where there were some. With `--against=NAME` also the difference of each experiment from
 that one, event by event, as mean over all events and 95% interval of a bootstrap over
 sessions, and the p-value of a sign-flip test, from the ranks that the runs kept; of the
-users' reward the difference by seed, its Student t interval and p. No JAX is imported.
+users' reward the difference by seed, its Student t interval and p. --out=DIR keeps
+them as ranking.md and ranking.csv. No JAX is imported.
 """
 
 import argparse
@@ -123,15 +124,15 @@ def paired_rows(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; prints the tables and writes ranking.md and ranking.csv."""
+    """Prints the tables, and writes ranking.md and ranking.csv to --out if given."""
     parser = argparse.ArgumentParser(
         "jaxrec",
-        usage="python -m jaxrec.ranking_report RUN... --out=DIR [options]",
+        usage="python -m jaxrec.ranking_report RUN... [options]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs")
-    parser.add_argument("--out", required=True, help="folder for the tables")
+    parser.add_argument("--out", default="", help="folder for the tables")
     parser.add_argument("--against", default="", help="the experiment to compare with")
     parser.add_argument("--set", default="test", help="valid or test")
     flags = parser.parse_args(argv)
@@ -149,13 +150,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             text += f"\n{report.aligned(paired)}\n"
             text += "\nMean [95% bootstrap interval over sessions], p of sign flips;"
             text += " of the reward Student's t over seeds.\n"
-        write(Path(flags.out) / "ranking.md", text.encode())
-        write(Path(flags.out) / "ranking.csv", report.to_csv(rows).encode())
+        if flags.out:
+            write(Path(flags.out) / "ranking.md", text.encode())
+            write(Path(flags.out) / "ranking.csv", report.to_csv(rows).encode())
+            logs.say(f"written to {flags.out}")
     except UserError as error:
         return fail(error)
     except OSError as error:
         return fail(f"{error}; choose another --out")
-    logs.say(f"written to {flags.out}")
     print(text, end="")
     return 0
 

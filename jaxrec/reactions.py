@@ -79,10 +79,10 @@ def evaluator(
     def measure(state: TrainState, key: Array) -> dict[str, Array]:
         sizes = config.eval.users, dataset.info["seq_len"]
         user, items, length, timestep = met(population, key, *sizes)
-        history = jnp.asarray(code)[items], length, timestep
-        scores = method.scores(state, *history)[:, 1 : len(ids)]
-        shown = population.preview(user)
-        click, purchase = shown.click[:, known], shown.purchase[:, known]
+        known_so_far = jnp.asarray(code)[items], length, timestep
+        scores = method.scores(state, *known_so_far)[:, 1 : len(ids)]
+        outcome = population.preview(user)
+        click, purchase = outcome.click[:, known], outcome.purchase[:, known]
         event = click + purchase
         reward = population.rewards[0] * click + population.rewards[1] * purchase
         truths = dict(event=event, reward=reward)
@@ -94,7 +94,7 @@ def evaluator(
 
         lately = (known[None, :, None] == user.shown[:, None]).any(axis=2)
         best = jnp.argmax(jnp.where(lately, -jnp.inf, scores), axis=1)[:, None]
-        of_best = dict(reward=reward, leave=shown.leave[:, known])
+        of_best = dict(reward=reward, leave=outcome.leave[:, known])
         found = {f"{k}_spearman": mean(spearman(scores, y)) for k, y in truths.items()}
         return found | {
             f"best_item_{k}": mean(jnp.take_along_axis(y, best, axis=1)[:, 0])

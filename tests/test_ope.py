@@ -201,6 +201,7 @@ def write(folder: Path, text: str, name: str = "random") -> Path:
         (HEAD + "0,t,3,1,0,0.5\n1,t,3,1,x,0.5\n", r"line 3: .*'x'"),
         (HEAD + "0,t,3,1,0,0\n", r"line 2: .*propensity in \(0, 1\]"),
         (HEAD + "0,t,3,1,0,nan\n", "line 2"),
+        (HEAD + "0,t,3,1,nan,0.5\n", "line 2: .*'nan'"),
         (HEAD + "0,t,3,1\n", "line 2: .*None"),
         (HEAD, "no rows"),
         ("", "no column 'item_id'"),

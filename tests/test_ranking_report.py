@@ -79,6 +79,14 @@ def test_table_and_differences_are_those_of_the_ranks(tmp_path, capsys):
     assert found[0]["all"][1] < found[0]["all"][0] < found[0]["all"][2]
 
 
+def test_without_a_folder_the_tables_are_printed_alone(tmp_path, capsys, monkeypatch):
+    write_run(tmp_path / "runs" / "a", "ce", draw(0, 3))
+    monkeypatch.chdir(tmp_path)
+    assert ranking_report.main(["runs"]) == 0
+    assert "ce" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
 def test_no_purchases_no_numbers(tmp_path, capsys):
     write_run(tmp_path / "a", "ce", draw(0, 3), kinds=("click",))
     assert ranking_report.main([str(tmp_path / "a"), f"--out={tmp_path}/out"]) == 0

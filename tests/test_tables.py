@@ -146,7 +146,7 @@ def test_times_too_late_for_seconds(tmp_path, unit, scale, capsys):
 def test_columns_that_are_not_named_or_not_there(tmp_path):
     path = table(tmp_path / "log.csv")
     for few in ({}, dict(session="sid"), dict(item="what")):
-        with pytest.raises(UserError, match="needs the names of `item` and of `sess"):
+        with pytest.raises(UserError, match="item` and of `sess.* has did, at, sid"):
             tables.load(config("table", path, columns=few))
     with pytest.raises(UserError, match="no column 'x', 'y'; found did, at, sid, what"):
         tables.load(config("table", path, columns=dict(item="x", session="y")))

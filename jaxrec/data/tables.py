@@ -27,6 +27,7 @@ def load(config: Any) -> Events:
         raise UserError(
             "data.columns needs the names of `item` and of `session` or `user`, got "
             f"{', '.join(f'{k}={v}' for k, v in columns.items()) or 'nothing'}"
+            f"{_heads(path, config.delimiter)}"
         )
     types = dict(time="time", event="text", rating="float")
     wanted: dict[str, str] = {}
@@ -40,9 +41,7 @@ def load(config: Any) -> Events:
     if path.suffix == ".parquet":
         found = _parquet(path, wanted)
     else:
-        plain = path.name.removesuffix(".gz")
-        delimiter = config.delimiter or ("," if plain.endswith(".csv") else "\t")
-        found = text.read(path, wanted, delimiter)
+        found = text.read(path, wanted, _delimiter(path, config.delimiter))
     log = {role: found[name] for role, name in columns.items()}
     kind, facts = None, dict(name=path.name.partition(".")[0])
     if "event" in log:
@@ -74,6 +73,20 @@ def load(config: Any) -> Events:
     return events.make(
         session, log["item"], time, kind, user=log.get("user"), facts=facts
     )
+
+
+def _delimiter(path, given):
+    """What separates columns: as given, else by the file's name."""
+    plain = path.name.removesuffix(".gz")
+    return given or ("," if plain.endswith(".csv") else "\t")
+
+
+def _heads(path, delimiter):
+    """Words on the columns that a text file has, to choose from."""
+    if path.suffix == ".parquet":
+        return ""
+    names = text.header(path, _delimiter(path, delimiter))
+    return f"; {path} has {', '.join(names)[:200]}"
 
 
 def _parquet(path, wanted):

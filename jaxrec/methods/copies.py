@@ -97,7 +97,7 @@ def toss(
 
 
 class Phases(NamedTuple):
-    """The optimiser before and after the switch at update T (SAC, SA2C).
+    """The optimiser before and after the switch at update T (SAC, SA2C, VPQ).
 
     `init(params)` -> its state; `descend(step int32[], grads, opt_state, params)` ->
     (new params, new opt_state), `step` the updates of both copies done before.

@@ -23,7 +23,7 @@ HPARAMS = dict(
     **recommender.HPARAMS,
     weight=1.0,  # of the proxy's loss, code
     td_scale=0.5,  # as in SQN
-    max_count=50,  # events that count as 1.0; the code's is the longest session, ours
+    max_count=50,  # events that count as 1.0, ours; code: the longest session
 )
 
 
