@@ -1,8 +1,7 @@
-r"""Next-item prediction by cross entropy: the base of the family.
+"""Next-item prediction by cross entropy: the base of the family.
 
     python -m jaxrec.main --config=configs/ce.py
-    python -m jaxrec.main --config=configs/ce.py \
-        --config.train.ce.encoder.name=sasrec
+    python -m jaxrec.main --config=configs/ce.py --config.train.encoder=sasrec
 
 On the log of simulated users by default: no files, no network. `test/...` ranks
 held-out events, `users/...` is what new simulated users give.

@@ -1,8 +1,7 @@
-r"""Double Q-learning with negatives alone (ablation in arXiv 2111.03474).
+"""Double Q-learning with negatives alone (ablation in arXiv 2111.03474).
 
     python -m jaxrec.main --config=configs/dqn_ns.py
-    python -m jaxrec.main --config=configs/dqn_ns.py \
-        --config.train.dqn_ns.encoder.name=sasrec
+    python -m jaxrec.main --config=configs/dqn_ns.py --config.train.encoder=sasrec
 
 On the log of simulated users by default: no files, no network. `test/...` ranks
 held-out events, `users/...` is what new simulated users give.

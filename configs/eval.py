@@ -1,8 +1,7 @@
-r"""EVAL: the value of the logged policy (Labarca Silva et al., ICML 2024).
+"""EVAL: the value of the logged policy (Labarca Silva et al., ICML 2024).
 
     python -m jaxrec.main --config=configs/eval.py
-    python -m jaxrec.main --config=configs/eval.py \
-        --config.train.eval.encoder.name=sasrec
+    python -m jaxrec.main --config=configs/eval.py --config.train.encoder=sasrec
 
 On the log of simulated users by default: no files, no network. `test/...` ranks
 held-out events, `users/...` is what new simulated users give.

@@ -1,8 +1,7 @@
-r"""FUT: a count of the future as auxiliary target (Labarca Silva et al. 2024).
+"""FUT: a count of the future as auxiliary target (Labarca Silva et al. 2024).
 
     python -m jaxrec.main --config=configs/fut.py
-    python -m jaxrec.main --config=configs/fut.py \
-        --config.train.fut.encoder.name=sasrec
+    python -m jaxrec.main --config=configs/fut.py --config.train.encoder=sasrec
 
 On the log of simulated users by default: no files, no network. `test/...` ranks
 held-out events, `users/...` is what new simulated users give.

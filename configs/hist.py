@@ -1,8 +1,7 @@
-r"""HIST: a count of the past as auxiliary target (Labarca Silva et al. 2024).
+"""HIST: a count of the past as auxiliary target (Labarca Silva et al. 2024).
 
     python -m jaxrec.main --config=configs/hist.py
-    python -m jaxrec.main --config=configs/hist.py \
-        --config.train.hist.encoder.name=sasrec
+    python -m jaxrec.main --config=configs/hist.py --config.train.encoder=sasrec
 
 On the log of simulated users by default: no files, no network. `test/...` ranks
 held-out events, `users/...` is what new simulated users give.

@@ -1,8 +1,7 @@
-r"""PRL: the return as a prompt (Xin et al. 2022, arXiv 2206.07353).
+"""PRL: the return as a prompt (Xin et al. 2022, arXiv 2206.07353).
 
     python -m jaxrec.main --config=configs/prl.py
-    python -m jaxrec.main --config=configs/prl.py \
-        --config.train.prl.encoder.name=sasrec
+    python -m jaxrec.main --config=configs/prl.py --config.train.encoder=sasrec
 
 On the log of simulated users by default: no files, no network. `test/...` ranks
 held-out events, `users/...` is what new simulated users give.

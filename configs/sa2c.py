@@ -1,8 +1,7 @@
-r"""SA2C (Xin et al. 2022, arXiv 2111.03474).
+"""SA2C (Xin et al. 2022, arXiv 2111.03474).
 
     python -m jaxrec.main --config=configs/sa2c.py
-    python -m jaxrec.main --config=configs/sa2c.py \
-        --config.train.sa2c.encoder.name=sasrec
+    python -m jaxrec.main --config=configs/sa2c.py --config.train.encoder=sasrec
 
 On the log of simulated users by default: no files, no network. `test/...` ranks
 held-out events, `users/...` is what new simulated users give.

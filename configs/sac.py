@@ -1,8 +1,7 @@
-r"""SAC, self-supervised actor-critic (Xin et al. 2020, arXiv 2006.05779).
+"""SAC, self-supervised actor-critic (Xin et al. 2020, arXiv 2006.05779).
 
     python -m jaxrec.main --config=configs/sac.py
-    python -m jaxrec.main --config=configs/sac.py \
-        --config.train.sac.encoder.name=sasrec
+    python -m jaxrec.main --config=configs/sac.py --config.train.encoder=sasrec
 
 On the log of simulated users by default: no files, no network. `test/...` ranks
 held-out events, `users/...` is what new simulated users give.

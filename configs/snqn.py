@@ -1,8 +1,7 @@
-r"""SNQN (Xin et al. 2022, arXiv 2111.03474).
+"""SNQN (Xin et al. 2022, arXiv 2111.03474).
 
     python -m jaxrec.main --config=configs/snqn.py
-    python -m jaxrec.main --config=configs/snqn.py \
-        --config.train.snqn.encoder.name=sasrec
+    python -m jaxrec.main --config=configs/snqn.py --config.train.encoder=sasrec
 
 On the log of simulated users by default: no files, no network. `test/...` ranks
 held-out events, `users/...` is what new simulated users give.

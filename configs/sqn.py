@@ -1,8 +1,7 @@
-r"""SQN (Xin et al. 2020, arXiv 2006.05779).
+"""SQN (Xin et al. 2020, arXiv 2006.05779).
 
     python -m jaxrec.main --config=configs/sqn.py
-    python -m jaxrec.main --config=configs/sqn.py \
-        --config.train.sqn.encoder.name=sasrec
+    python -m jaxrec.main --config=configs/sqn.py --config.train.encoder=sasrec
 
 On the log of simulated users by default: no files, no network. `test/...` ranks
 held-out events, `users/...` is what new simulated users give.

@@ -1,8 +1,7 @@
-r"""VPQ: an actor weighted by penalised values.
+"""VPQ: an actor weighted by penalised values.
 
     python -m jaxrec.main --config=configs/vpq.py
-    python -m jaxrec.main --config=configs/vpq.py \
-        --config.train.vpq.encoder.name=sasrec
+    python -m jaxrec.main --config=configs/vpq.py --config.train.encoder=sasrec
 
 On the log of simulated users by default: no files, no network. `test/...` ranks
 held-out events, `users/...` is what new simulated users give.

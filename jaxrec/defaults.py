@@ -151,6 +151,8 @@ def stage(
         warm_start=dict(path="", pattern=""),  # parameters of another run: jaxrec.warm
         data=dict(view),
     )
+    if any("encoder" in section_of for section_of in hparams.values()):
+        section["encoder"] = ""  # short for <method>.encoder.name
     unknown = set(fields) - set(section)
     if unknown:
         raise ValueError(f"unknown fields {sorted(unknown)} of stage {method}")

@@ -44,6 +44,7 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
             )
         for other in set(section) & set(METHODS) - {section.method}:
             del section[other]
+        name_encoder(name, section)
         for field in ("evals", "uses"):
             check_elements(f"{name}.{field}", section[field], ("",))
         for evaluator in section.evals:
@@ -80,6 +81,18 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
             "or smaller, such as valid/ndcg@10 or valid/loss"
         )
     return FrozenConfigDict(config)
+
+
+def name_encoder(stage: str, section: ConfigDict) -> None:
+    """`encoder`, the short form, into the method's section; raises UserError."""
+    if "encoder" not in section:  # also runs of before it was there
+        return
+    given, method = section.encoder, section.method
+    del section["encoder"]
+    if given and "encoder" not in section[method]:
+        raise UserError(f"{stage}.encoder is {given!r}, but {method} has no encoder")
+    if given:
+        section[method].encoder.name = given
 
 
 def choose(what: str, name: str, table: dict[str, Any]) -> Any:

@@ -22,7 +22,9 @@ METHODS = {
     | dict(advantage_clip=(0.0, 10.0), importance_clip=(0.1, 10.0), smooth=0.0),
     vpq: COMMON | SWITCH | dict(num_heads=15, penalty=10.0),
     smorl: COMMON | dict(objectives=(1.0, 1.0, 1.0), reward_item="predicted"),
-    prl: dict(prompt_mu=2.0, prompt_std=0.0, prompt_norm="", loss_weight="none")
+    prl: dict(
+        prompt_mu=2.0, prompt_std=0.0, prompt_norm="mean_at_t", loss_weight="none"
+    )
     | dict(prompt_dropout=0.3, max_step=50),
 }
 

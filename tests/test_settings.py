@@ -77,3 +77,15 @@ def test_numbers_of_either_kind_and_none_are_accepted():
 
 def test_a_share_of_zero_needs_no_rows():
     assert settings.resolve(config("otto", **{"policy.mix.fraction": 0.0}))
+
+
+def test_the_short_name_of_an_encoder():
+    found = settings.resolve(config("sqn", **{"train.encoder": "sasrec"}))
+    assert found.train.sqn.encoder.name == "sasrec" and "encoder" not in found.train
+    assert settings.resolve(config("sqn")).train.sqn.encoder.name == "gru"
+    assert "encoder" not in config("td3bc").train
+    section = config("sqn", **{"train.encoder": "gru", "train.method": "pop"})
+    with section.unlocked():
+        section.train.pop = {}
+    with pytest.raises(UserError, match="encoder is 'gru', but pop has no encoder"):
+        settings.resolve(section)

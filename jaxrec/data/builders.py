@@ -6,6 +6,7 @@ needed once.
 """
 
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +33,8 @@ def read(
     directory = absolute(
         path or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     )
-    prepared = sorted(f.parent for f in (directory / name).glob("*/features.json"))
+    prepared = [f.parent for f in (directory / name).glob("*/features.json")]
+    prepared.sort(key=lambda f: [int(n) for n in re.findall(r"\d+", f.name)])
     try:
         builder = tfds.builder_from_directory(prepared[-1]) if prepared else None
         if builder and builder.info.file_format.value != "tfrecord":

@@ -26,7 +26,7 @@ HPARAMS = dict(
     max_step=50,  # code
     prompt_mu=2.0,  # prompted return over the mean at that step, code
     prompt_std=0.0,  # of a draw around it, the same for a history always, code: 0
-    prompt_norm="",  # "" = mean_at_t, code; "none": mu and std are returns, ours
+    prompt_norm="mean_at_t",  # code; "none": mu and std are returns, ours
     loss_weight="none",  # code; "immediate", "cumulative": by reward, as the abstract
 )
 

@@ -9,6 +9,7 @@ while the values are regressed at the logged item; `reward_item="logged"` is our
 Diversity needs item vectors that do not move: those of an earlier stage.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -44,7 +45,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     optimiser = optim.make_timed(config.optim, config.steps)
     weights = jnp.asarray(config.objectives, jnp.float32)
     count = jnp.asarray(info["item_count"])
-    most = max(1, round(config.popular * info["num_items"]))
+    most = math.ceil(config.popular * info["num_items"])
     unpopular = jnp.ones(info["vocab"]).at[jnp.argsort(-count)[:most]].set(0.0)
 
     def init(key: Array, batch: Batch, earlier: dict[str, TrainState]) -> TrainState:
