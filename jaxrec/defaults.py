@@ -116,7 +116,7 @@ def run(
         ),
         headline="eval/normalized_score",  # the metric beside the progress bar
         select="",  # validation metric that picks the step to report beside the last
-        mesh=dict(data=-1, model=1),  # -1: all devices
+        mesh=dict(data=-1, model=1, time=1),  # -1: all devices
         profile=dict(steps=0),  # updates to trace, 0 = none: see jaxrec.profiling
         rules=(),  # ((pattern, axes), ...), items, fsdp: see jaxrec.rules
         device_data_limit=1 << 30,  # bytes; larger sets are streamed from files

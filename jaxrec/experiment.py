@@ -149,6 +149,11 @@ def build(
         "batch_size": section.batch_size,
     }
     method = METHODS[section.method](FrozenConfigDict(hparams), dataset.info)
+    if mesh.shape["time"] > 1 and not method.splits_time:
+        raise UserError(
+            f"mesh.time={mesh.shape['time']}: nothing in stage {name} splits time. Use "
+            "encoder mamba or mamba2 with a method that ranks by a head, or mesh.time=1"
+        )
     return Stage(
         name=name,
         config=section,

@@ -1,4 +1,7 @@
-"""Where arrays live: a mesh of two named axes, and rules on parameter names.
+"""Where arrays live: a mesh of three named axes, and rules on parameter names.
+
+"data" splits batches, "model" what the rules say, "time" the histories of encoders
+that can (`ops.context`).
 
 What a rule may be says `jaxrec.rules`; what none splits is replicated.
 
@@ -19,28 +22,29 @@ from jaxrec import rules as rules_lib
 from jaxrec.types import UserError
 
 
-def make_mesh(data: int = -1, model: int = 1) -> Mesh:
-    """Mesh with axes "data" and "model"; -1 for `data` takes all devices."""
+def make_mesh(data: int = -1, model: int = 1, time: int = 1) -> Mesh:
+    """Mesh with axes "data", "model" and "time"; -1 for `data` takes all devices."""
     devices = jax.devices()
-    if model < 1 or (data < 1 and data != -1):
-        raise UserError(f"mesh data={data}, model={model}: sizes must be positive")
+    asked = f"mesh data={data} x model={model}" + f" x time={time}" * (time != 1)
+    if min(model, time) < 1 or (data < 1 and data != -1):
+        raise UserError(f"{asked}: sizes must be positive")
     if data == -1:
-        data = max(len(devices) // model, 1)
-    if data * model > len(devices):
+        data = max(len(devices) // (model * time), 1)
+    size = data * model * time
+    if size > len(devices):
         raise UserError(
-            f"mesh data={data} x model={model} needs {data * model} devices, "
-            f"found {len(devices)}: lower mesh.data or mesh.model"
+            f"{asked} needs {size} devices, found {len(devices)}: lower one of them"
         )
-    if data * model < len(devices) and jax.process_count() > 1:
+    if size < len(devices) and jax.process_count() > 1:
         raise UserError(
-            f"mesh data={data} x model={model} leaves some of {len(devices)} devices "
-            "without work: several processes have to share all of theirs"
+            f"{asked} leaves some of {len(devices)} devices without work: several "
+            "processes have to share all of theirs"
         )
     return jax.make_mesh(
-        (data, model),
-        ("data", "model"),
-        axis_types=(AxisType.Auto,) * 2,
-        devices=devices[: data * model],
+        (data, model, time),
+        ("data", "model", "time"),
+        axis_types=(AxisType.Auto,) * 3,
+        devices=devices[:size],
     )
 
 

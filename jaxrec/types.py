@@ -57,6 +57,8 @@ class Method(NamedTuple):
     `values(state, batch)`: what the method's value functions say of the rows of a
         batch: name -> float32[B], such as "q_data", of the actions taken.
     `factors`: of `scores` that are products with rows of items, for an index of them.
+    `splits_time`: whether `mesh.time` splits the histories of a batch, see
+        `ops.context`.
     """
 
     init: Callable[..., TrainState]
@@ -69,6 +71,7 @@ class Method(NamedTuple):
     scores: Callable[..., Array] | None = None
     values: Callable[..., dict[str, Array]] | None = None
     factors: "Factors | None" = None
+    splits_time: bool = False
 
 
 class Factors(NamedTuple):

@@ -2,13 +2,19 @@
 
 The quick tests spend most of their time in the compiler, so it optimises little there,
 in this process and those that tests start (JAX_DISABLE_MOST_OPTIMIZATIONS=0 brings it
-back). The slow ones run what users run.
+back). The slow ones run what users run. What one process has compiled the others read,
+from a directory that goes when the tests end.
 """
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = tempfile.TemporaryDirectory(prefix="jaxrec-compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -43,7 +43,7 @@ def test_the_time_since_the_event_before_scales_dt(name):
         mamba_block.mixer, head_dim=encoder.heads, impl=PLAIN[name]
     )
     args = p, x, np.ones((12, 2), bool), None, cache
-    found, after = toy.jit(mixer)(*args, gap=bucket)
+    found, after, _ = toy.jit(mixer)(*args, gap=bucket)
 
     p, x, cache = jax.tree.map(np.float64, (p, x, cache))
     silu = lambda z: z / (1 + np.exp(-z))  # noqa: E731

@@ -35,6 +35,7 @@ from jaxrec.methods import ranked, recommender
 from jaxrec.methods.histories import Examples, examples, segments
 from jaxrec.models import encoders
 from jaxrec.models import recommender as networks
+from jaxrec.ops import context
 from jaxrec.types import Array, Batch, Method, TrainState, UserError
 
 TARGETS = ("all", "recalls")
@@ -121,19 +122,23 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         else:
             args = own, x, rows.length, rows.reset, cache, True
             y, cache = encoder.apply(*args, method="advance", **options)
-        flat = y.reshape(-1, y.shape[-1])
+        real = rows.target > 0
+        if config.targets == "recalls":
+            real = real & jnp.isin(rows.items, cues)
+        y, target, real = context.events_of((y, target, real))
         if config.loss == "bce":
+            other = context.events_of(other)
             score = jnp.sum(y * table[target], axis=-1)
             below = jnp.sum(y * table[other], axis=-1)
-            found = jax.vmap(losses.bce)(score.reshape(-1), below.reshape(-1))
+            found = jax.vmap(losses.bce)(score, below)
         elif config.loss == "sampled":
             log_q = jnp.zeros(len(table)).at[other].set(sampler.log_q[negatives])
             bias = jnp.zeros(len(table))
             found = sampled_softmax.sampled_cross_entropy(
-                flat,
+                y,
                 table,
                 bias,
-                target.reshape(-1),
+                target,
                 other,
                 log_q,
                 config.temperature,
@@ -141,17 +146,13 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         else:
             size = softmax.chunk_size(vocab, config.chunk)
             found = softmax.chunked_cross_entropy(
-                flat,
+                y,
                 table,
                 jnp.zeros(vocab),
-                target.reshape(-1),
+                target,
                 size,
                 network.num_items,
             )
-        real = rows.target > 0
-        if config.targets == "recalls":
-            real = real & jnp.isin(rows.items, cues)
-        real = real.reshape(-1)
         total = jnp.sum(jnp.where(real, found, 0.0))
         return total / jnp.maximum(jnp.sum(real), 1), cache
 

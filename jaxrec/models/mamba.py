@@ -10,15 +10,15 @@ event; no norm, residual or feed-forward. Unlike the code, padding is masked (th
 drives the state before the first event). It cannot be streamed: see `advance`.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxrec.models import mamba_block as block_lib
 from jaxrec.models import mamba_init
+from jaxrec.models import mamba_layers as layers_lib
 from jaxrec.models.mamba_block import Cache
+from jaxrec.models.mamba_layers import Layers
 from jaxrec.ops import selective_scan, ssd
 from jaxrec.types import Array, UserError
 
@@ -195,49 +195,24 @@ class Mamba(nn.Module):
         reset = None if reset is None else reset.swapaxes(0, 1)
         if gap is not None:
             gap = block_lib.gap_bucket(gap.swapaxes(0, 1), self.gaps)
-
-        def mix(p: Any, x: Array, context: tuple, cache: Cache) -> Any:
-            valid, reset, gap = context
-            settings = self.heads, self.scan
-            return block_lib.mixer(p, x, valid, reset, cache, *settings, gap)
-
-        def drop(x: Array, key: Array | None) -> Array:
-            return block_lib.dropout(x, self.dropout, key)
-
-        def end(x: Array, key: Array | None) -> Array:
-            p = self.layers[-1]
-            y = block_lib.feed_forward(p, block_lib.norm(p, "norm_ffn", x))
-            return block_lib.norm(self.last_norm, "out", x + drop(y, key))
-
-        def step(
-            number: Array, x: Array, context: tuple, cache: Any
-        ) -> tuple[Array, Any]:
-            if paper:
-                y, one = mix(self.layers[0], x, context, cache[0])
-                return y, (one,)
-            keys = [None] * (2 * self.num_layers)
-            if key_layers is not None:
-                keys = jax.random.split(
-                    jax.random.fold_in(key_layers, number), len(keys)
-                )
-            caches = []
-            for layer, p in enumerate(self.layers):
-                y = block_lib.norm(p, "norm_mixer", x)
-                y, one = mix(p, y, context, cache[layer])
-                x = x + drop(y, keys[2 * layer])
-                caches.append(one)
-                if layer < self.num_layers - 1:
-                    y = block_lib.feed_forward(p, block_lib.norm(p, "norm_ffn", x))
-                    x = x + drop(y, keys[2 * layer + 1])
-            return (x if only_last else end(x, keys[-1])), tuple(caches)
-
-        events = x, (valid, reset, gap)
-        y, cache = block_lib.over_time(step, events, cache, self.time_chunk)
+        layers = Layers(
+            each=tuple(self.layers),
+            last_norm=None if paper else self.last_norm,
+            key=key_layers,
+            dropout=self.dropout,
+            heads=self.heads,
+            scan=self.scan,
+        )
+        about = valid, reset, gap
+        y, cache = layers_lib.run(layers, x, about, cache, self.time_chunk, only_last)
         if not only_last:
             return y.swapaxes(0, 1), cache
-        last = jnp.maximum(length - 1, 0)[None, :, None]
-        y = jnp.take_along_axis(y, last, axis=0)  # [1, B, D]
-        return (y if paper else end(y, key_out))[0], cache
+        newest = jnp.maximum(length - 1, 0)[None, :, None]
+        y = jnp.take_along_axis(y, newest, axis=0)  # [1, B, D]
+        if not paper:
+            last = layers.replace(key=key_out)
+            y, _ = last.feed(layers.halves - 1, jnp.int32(0), y)
+        return y[0], cache
 
 
 def empty_cache(encoder: Mamba, rows: int) -> tuple[Cache, ...]:

@@ -11,20 +11,19 @@ its continuation and a single step are one function, and equal by construction.
     cache: Cache of B rows; one that says "nothing yet" is zeros
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
+from jaxrec.ops.recurrence import Decay
 from jaxrec.ops.selective_scan import selective_scan
 from jaxrec.ops.ssd import ssd_scan
 from jaxrec.types import Array
 
 Params = Mapping[str, Array]
-Step = Callable[..., tuple[Array, Any]]
 
 
 @struct.dataclass
@@ -48,8 +47,8 @@ def mixer(
     head_dim: int = 0,
     impl: str = "auto",
     gap: Array | None = None,
-) -> tuple[Array, Cache]:
-    """x: float32[T, B, d] -> (float32[T, B, d], Cache after the last event).
+) -> tuple[Array, Cache, Decay]:
+    """x: float32[T, B, d] -> (float32[T, B, d], Cache after the last event, decay).
 
     [u, z] = x W_in; u = SiLU(causal depthwise convolution); [r, B, C] = u W_x;
     dt = softplus(r W_dt + b); y = scan(u, dt, A, B, C) + D u; out = (y SiLU(z)) W_out.
@@ -77,7 +76,12 @@ def mixer(
     else:
         scan = selective_scan(u, dt, decay, b, c, **settings)
     y = scan.y.reshape(u.shape) + p["skip"][None, None] * u
-    return (y * nn.silu(z)) @ p["out_proj"], Cache(tail, scan.h_last)
+    return (y * nn.silu(z)) @ p["out_proj"], Cache(tail, scan.h_last), scan.decay
+
+
+def inputs(p: Params) -> Array:
+    """float[d, D], the part of W_in that feeds the convolution."""
+    return p["in_proj"][:, : p["conv"].shape[1]]
 
 
 def _convolution(
@@ -132,32 +136,3 @@ def gap_bucket(seconds: Array, count: int) -> Array:
     """floor(log2(1 + seconds)), at most `count` - 1: float[...] -> int32[...]."""
     bucket = jnp.floor(jnp.log2(1 + jnp.maximum(seconds, 0)))
     return jnp.minimum(bucket, count - 1).astype(jnp.int32)
-
-
-def over_time(step: Step, events: Any, cache: Any, size: int) -> tuple[Array, Any]:
-    """`step` over chunks of at most `size` rows of `events`: (x [T, B, d], trees...).
-
-    -> (float[T, B, .], the cache after the last chunk).
-
-    step(number, *events, cache) -> (y, cache). Its insides are computed again
-    in the backward pass: what is kept is linear in T for x, y and a cache a chunk.
-    """
-    time = len(events[0])
-    chunks = -(-time // size)
-    if chunks <= 1:
-        return step(jnp.int32(0), *events, cache)
-    size = -(-time // chunks)  # chunks of equal size: the least padding
-    extra = chunks * size - time
-
-    def split(y: Array) -> Array:
-        y = jnp.pad(y, ((0, extra),) + ((0, 0),) * (y.ndim - 1))
-        return y.reshape(chunks, size, *y.shape[1:])
-
-    @jax.checkpoint
-    def body(cache: Any, chunk: Any) -> tuple[Any, Array]:
-        y, cache = step(*chunk, cache)
-        return cache, y
-
-    numbers = jnp.arange(chunks, dtype=jnp.int32)
-    cache, y = jax.lax.scan(body, cache, (numbers, *jax.tree.map(split, events)))
-    return y.reshape(chunks * size, *y.shape[2:])[:time], cache

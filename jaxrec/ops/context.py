@@ -5,10 +5,11 @@ each stretch (`parallel_scan.across`), B D N floats twice whatever T is, and the
 few inputs of the left neighbour for the causal convolution (`halo`). Gradients come
 by differentiating through the collectives.
 
-`scan_shard` and `halo` are for use inside a `shard_map` of the caller's, say over a
-whole mixer; `sharded_scan` wraps one scan.
+`scan_shard` and `halo` are for use inside a `shard_map` of the caller's, such as
+`over_devices` on the mesh in use (see `sharding.in_use`); `sharded_scan` wraps a scan.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,6 +21,72 @@ from jaxrec.ops.recurrence import Decay, Scan, Steps
 from jaxrec.ops.selective_scan import selective_scan
 from jaxrec.ops.ssd import ssd_scan
 from jaxrec.types import Array, UserError
+
+AXIS = "time"
+
+
+def ways(length: int, halo: int) -> int:
+    """Devices that share `length` steps where the mesh in use splits time, else 1.
+
+    Also 1 where their stretches would be shorter than the `halo` steps they exchange.
+    """
+    size = dict(jax.sharding.get_abstract_mesh().shape).get(AXIS, 1)
+    return size if -(-length // size) >= max(halo, 1) else 1
+
+
+def over_devices(
+    body: Callable[..., tuple[Array, Any]], events: Any, others: Any
+) -> tuple[Array, Any]:
+    """body(events, others) -> (y, end) on each device with its stretch of time.
+
+    `events`: arrays [T, ...], filled up with zeros where the devices do not divide T;
+    `others`: a pytree that all devices see whole. y: [T, ...]; `end`: what the body
+    made equal on all devices.
+    """
+    length = len(jax.tree.leaves(events)[0])
+    whole, split = PartitionSpec(), PartitionSpec(AXIS)
+    y, end = jax.shard_map(
+        body,
+        in_specs=(split, whole),
+        out_specs=(split, whole),
+        axis_names={AXIS},
+        check_vma=False,
+    )(padded(events, ways(length, 0)), others)
+    return y[:length], end
+
+
+def events_of(rows: Any) -> Any:
+    """Arrays [B, T, ...] as [B T, ...], in an order that is the same for all of them.
+
+    Where the mesh in use splits time each device keeps what it has; for the order that
+    a reshape gives they would have to send each other everything.
+    """
+    sizes = dict(jax.sharding.get_abstract_mesh().shape)
+
+    def flat(rows: Any) -> Any:
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
+
+    batch, length = jax.tree.leaves(rows)[0].shape[:2]
+    if length % sizes.get(AXIS, 1) or batch % sizes.get("data", 1):
+        return flat(rows)
+    if sizes.get(AXIS, 1) == 1:
+        return flat(rows)
+    return jax.shard_map(
+        flat,
+        in_specs=PartitionSpec("data", AXIS),
+        out_specs=PartitionSpec(("data", AXIS)),
+        axis_names={"data", AXIS},
+        check_vma=False,
+    )(rows)
+
+
+def padded(events: Any, size: int) -> Any:
+    """Arrays [T, ...] with zeros behind, up to a multiple of `size`."""
+
+    def one(x: Array) -> Array:
+        return jnp.pad(x, [(0, -len(x) % size)] + [(0, 0)] * (x.ndim - 1))
+
+    return jax.tree.map(one, events)
 
 
 def scan_shard(
@@ -37,12 +104,11 @@ def scan_shard(
     if h0 is None:
         h0 = recurrence.no_state(steps, dtype)
 
-    def run(h: Array) -> tuple[Array, Array]:
-        out = scan(u, dt, A, B, C, h0=h, reset=reset, **options)
-        return out.y, out.h_last
+    def run(h: Array) -> Scan:
+        return scan(u, dt, A, B, C, h0=h, reset=reset, **options)
 
     own = recurrence.decay_of(steps, dtype)
-    y, h_last = parallel_scan.across(axis, run, A, own, h0.astype(dtype))
+    y, h_last = parallel_scan.across(axis, run, A, h0.astype(dtype))
     total = jax.lax.psum(own.total, axis)
     alive = jnp.prod(jax.lax.all_gather(own.alive, axis), axis=0)
     return Scan(y, h_last, Decay(total, alive))
@@ -95,11 +161,6 @@ def sharded_scan(
             f"time is to be split over axis {axis!r}, but the mesh has "
             f"{', '.join(mesh.axis_names)}: name one of these"
         )
-    length = len(u)
-    pad = -length % mesh.shape[axis]
-
-    def padded(x: Array) -> Array:
-        return jnp.pad(x, [(0, pad)] + [(0, 0)] * (x.ndim - 1))
 
     def body(steps: Steps, A: Array, h0: Array | None) -> Scan:
         return scan_shard(axis, steps, A, h0, **options)
@@ -112,5 +173,5 @@ def sharded_scan(
         out_specs=Scan(split, everywhere, everywhere),
         axis_names={axis},
         check_vma=False,
-    )(jax.tree.map(padded, Steps(u, dt, B, C, reset)), A, h0)
-    return out._replace(y=out.y[:length])
+    )(padded(Steps(u, dt, B, C, reset), mesh.shape[axis]), A, h0)
+    return out._replace(y=out.y[: len(u)])

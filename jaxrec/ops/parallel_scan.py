@@ -9,6 +9,7 @@ C exp(A sum dt) h would, and keeps no array of [T, B, D, N] for the backward pas
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,21 +21,19 @@ from jaxrec.types import Array
 
 def across(
     axis: str,
-    scan: Callable[[Array], tuple[Array, Array]],
+    scan: Callable[[Array], tuple[Any, Array, Decay]],
     A: Array,
-    decay: Decay,
     h0: Array,
-) -> tuple[Array, Array]:
+) -> tuple[Any, Array]:
     """One stretch of time of several, in the order of the named axis.
 
-    scan: h -> (y, h_last) over this stretch. A, decay: of this stretch. h0: enters the
-    first stretch. Returns y of this stretch, and the state that leaves the last one.
+    scan: h -> (y, h_last, decay) over this stretch. h0: enters the first stretch.
+    Returns y of this stretch, and the state that leaves the last one.
     """
-    _, local = scan(jnp.zeros_like(h0))
+    _, local, decay = scan(jnp.zeros_like(h0))
     own = Stretch(factor(A, decay, h0.ndim), local, decay.alive == 0)
     entries, h_last = recurrence.entry_states(jax.lax.all_gather(own, axis), h0)
-    y, _ = scan(entries[jax.lax.axis_index(axis)])
-    return y, h_last
+    return scan(entries[jax.lax.axis_index(axis)])[0], h_last
 
 
 def factor(A: Array, decay: Decay, rank: int) -> Array:
@@ -54,11 +53,12 @@ def two_pass(steps: Steps, A: Array, h0: Array, chunk: int) -> tuple[Array, Arra
     inner = recurrence.even_chunk(chunk, math.isqrt(chunk))
 
     def stretch(steps: Steps) -> tuple[Array, Array]:
-        def scan(h: Array) -> tuple[Array, Array]:
-            return sequential_scan.custom_vjp(steps, A, h, inner)
-
         decay = recurrence.decay_of(steps, h0.dtype)
-        return across("chunks", scan, A, decay, h0)
+
+        def scan(h: Array) -> tuple[Array, Array, Decay]:
+            return *sequential_scan.custom_vjp(steps, A, h, inner), decay
+
+        return across("chunks", scan, A, h0)
 
     chunks = recurrence.split(steps, chunk)
     y, h_last = jax.vmap(stretch, axis_name="chunks", out_axes=(0, None))(chunks)
