@@ -5,8 +5,9 @@ r"""Recall of what happened thousands of events ago: Mamba-2 against a window of
 Both stages learn from the same synthetic histories (jaxrec/data/lifelong.py), in which
 items are planted that a cue asks for again up to 1,500 events later, and are asked on
 held-out histories for items of up to 5,000 events ago. The loss is that of the recalls
-alone, so that an hour of one core is enough. SASRec sees the last 200 events: of what lies further
-back it knows nothing, and guesses 10 of the 100 items in question (HR@10 0.10).
+alone, so that an hour of one core is enough. SASRec sees the last 200 events: of what
+lies further back it knows nothing, and guesses 10 of the 100 items in question (HR@10
+0.10).
 `plots/recall_by_lag.png` has HR@10 against the lag. All settings are ours. Mamba-2
 recalls all of it, what was 5,000 events ago too (README): 66 minutes on one core.
 """
