@@ -15,6 +15,7 @@ import numpy as np
 from jaxrec import (
     held_out,
     logs,
+    off_policy,
     reactions,
     recommender_evaluators,
     sampled_ranking,
@@ -137,6 +138,7 @@ def values(config: Any, method: Method, dataset: Dataset) -> Callable[..., Metri
 EVALS = {
     "episodes": team_episodes.evaluator,
     "held_out": held_out.evaluator,
+    "off_policy": off_policy.evaluator,
     "ranking": recommender_evaluators.ranking,
     "reactions": reactions.evaluator,
     "recall_by_lag": recommender_evaluators.recall_by_lag,
@@ -149,6 +151,7 @@ EVALS = {
 }
 NEEDS = dict(  # evaluator: what a method must have
     held_out="eval_step",
+    off_policy="scores",
     ranking="scores",
     reactions="scores",
     recall_by_lag="scores",
