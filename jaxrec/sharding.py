@@ -33,7 +33,8 @@ def make_mesh(data: int = -1, model: int = 1, time: int = 1) -> Mesh:
     size = data * model * time
     if size > len(devices):
         raise UserError(
-            f"{asked} needs {size} devices, found {len(devices)}: lower one of them"
+            f"{asked} needs {size} devices, found {len(devices)}: lower mesh.data, "
+            "mesh.model or mesh.time"
         )
     if size < len(devices) and jax.process_count() > 1:
         raise UserError(

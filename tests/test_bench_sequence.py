@@ -18,6 +18,7 @@ def result(tmp_path_factory):
     return sequence.main(arguments), path
 
 
+@pytest.mark.slow
 def test_every_rival_has_its_numbers_and_ratios(result):
     found, path = result
     assert path.read_bytes().startswith(b"\x89PNG")

@@ -112,7 +112,13 @@ def test_one_step_is_the_regressor():
         keys = jax.random.split(jax.random.key(4), 100)
 
 
-@pytest.mark.parametrize("kind,sampler", ALL)
+@pytest.mark.parametrize(
+    "kind,sampler",
+    [
+        pytest.param(*one, marks=pytest.mark.slow) if "consistency" in one else one
+        for one in ALL
+    ],
+)
 def test_interface(kind, sampler):
     """Gradients in params alone, jit and vmap, batches by lead, known values kept."""
     made = make(kind, sampler)

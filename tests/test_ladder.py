@@ -28,9 +28,8 @@ CONFIGS = sorted(
 )
 
 
-QUICK_METHODS = ("bc", "td3bc", "iql", "world_transformer", "sqn", "sa2c", "vsknn")
-QUICK_METHODS += ("qmix", "mappo")
-QUICK_CONFIGS = ("otto", "td3bc", "iql", "sqn", "mappo")
+QUICK_METHODS = ("bc", "iql", "world_transformer", "sa2c", "vsknn", "qmix")
+QUICK_CONFIGS = ("otto", "td3bc", "sqn")
 
 
 def named(names, quick):

@@ -258,9 +258,8 @@ def test_settings_that_cannot_be_are_refused():
             make("mamba2", **changes)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param("mamba", marks=pytest.mark.slow), "mamba2"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mamba", "mamba2"])
 def test_snqn_learns_with_it(name):
     sizes = dict(SIZES, name=name, width=16, num_layers=1)
     method, one = toy.build(snqn, encoder=sizes), toy.batch_of()

@@ -179,6 +179,7 @@ def test_the_evaluator_says_why_it_has_no_numbers(capsys):
     assert "no simulator of users" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_better_policies_earn_more_and_foresight_beats_greed():
     people, key, num = users.make(), jax.random.key(7), 400
     hidden = online.evaluate_hidden

@@ -131,7 +131,9 @@ def shuffled_ends(rows, generator):
     ]
 
 
-@pytest.mark.parametrize("target", ["latent", "multihot"])
+@pytest.mark.parametrize(
+    "target", ["latent", pytest.param("multihot", marks=pytest.mark.slow)]
+)
 def test_held_out_items_enter_no_target_and_no_vector(target):
     """With validation and test items dealt out anew among the users everything that
     is trained is equal bit for bit; with a training item changed it is not."""

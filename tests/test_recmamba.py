@@ -113,7 +113,9 @@ def test_a_packed_row_has_the_loss_and_gradients_of_its_users():
     assert max(np.abs(x).max() for x in jax.tree.leaves(want)) > 1e-3
 
 
-@pytest.mark.parametrize("how", ["packed", "events"])
+@pytest.mark.parametrize(
+    "how", ["packed", pytest.param("events", marks=pytest.mark.slow)]
+)
 def test_only_recalls_are_learned(how):
     """The mean over what follows a cue, as if there were no other event to predict."""
     batch = batch_of(0, how=how)
@@ -170,7 +172,7 @@ def test_a_long_history_goes_on_with_the_state_of_the_batch_before():
 @pytest.mark.parametrize(
     "changes",
     [
-        dict(loss="full"),
+        pytest.param(dict(loss="full"), marks=pytest.mark.slow),
         pytest.param(dict(loss="bce", sparse=True), marks=pytest.mark.slow),
         dict(loss="sampled", sparse=True),
     ],

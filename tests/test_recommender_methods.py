@@ -187,7 +187,7 @@ def test_sa2c_with_unit_weights_is_snqn():
     )
 
 
-@pytest.mark.parametrize("name", ["sac", "sa2c"])
+@pytest.mark.parametrize("name", ["sac", pytest.param("sa2c", marks=pytest.mark.slow)])
 def test_the_weight_of_the_actor_carries_no_gradient(name):
     """Without the value loss nothing moves the value head after T."""
     options = dict(sac={}, sa2c=dict(advantage_clip=()))[name]

@@ -198,6 +198,7 @@ def trained():
     return method, first, last, found
 
 
+@pytest.mark.slow
 def test_error_of_fifty_steps_shrinks_with_training():
     method, first, last, found = trained()
     assert np.isfinite(found).all() and found[-10:].mean() < found[:10].mean() - 1

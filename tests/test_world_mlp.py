@@ -59,6 +59,7 @@ def held_out_rows(window):
     return next(iter(held_out.batches(data(window), "valid", 64)))
 
 
+@pytest.mark.slow
 def test_learns_the_toy_system_and_stays_finite():
     method, first, last, metrics = trained()
     assert int(last.step) == 600
