@@ -76,8 +76,12 @@ def restore_all(
 ) -> tuple[Stage, TrainState]:
     """The stage and the state of all seeds that it ended with.
 
-    The data must be where they were, or cached.
+    The data must be where they were, or cached. Batches and time are not split as they
+    were in training, so fewer devices may do.
     """
+    config = ConfigDict(config.to_dict())
+    config.mesh.update(data=-1, time=1)
+    config = FrozenConfigDict(config)
     stages, _ = experiment.prepare(config, Path(run))
     return stages[stage], _state(stages, stage, Path(run))
 

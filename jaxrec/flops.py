@@ -5,7 +5,8 @@ addition two; a scan's body as often as it runs, of the branches of a condition 
 (a delayed actor's share), over all devices and seeds. Not `cost_analysis()` of the
 compiled program: it takes the body of every loop once, and the chunked softmax, the
 recurrent encoders and the updates of a call are loops. What is no product (an exact
-scan, Adam) and kernels written by hand count nothing, so this is a lower bound.
+scan, Adam) and kernels written by hand count nothing, so this is a lower bound; but of
+mixers that run twice because time is split what the compiler leaves out counts too.
 """
 
 import math

@@ -95,8 +95,8 @@ def find_runs(arguments: Iterable[str]) -> list[Path]:
 
 
 def _identity(config: Mapping[str, Any], ignore: Sequence[str] = ()) -> dict[str, str]:
-    """The config without what leaves an experiment the same: seeds and folders."""
-    drop = ("seed", "num_seeds", *ignore)
+    """The config without what leaves an experiment the same: seeds, folders, mesh."""
+    drop = ("seed", "num_seeds", "mesh.data", "mesh.model", "mesh.time", *ignore)
     kept = {k: v for k, v in config.items() if k not in drop and not k.endswith("dir")}
     return {k: json.dumps(v, sort_keys=True) for k, v in sorted(kept.items())}
 

@@ -25,12 +25,14 @@ from jaxrec.types import UserError
 def make_mesh(data: int = -1, model: int = 1, time: int = 1) -> Mesh:
     """Mesh with axes "data", "model" and "time"; -1 for `data` takes all devices."""
     devices = jax.devices()
-    asked = f"mesh data={data} x model={model}" + f" x time={time}" * (time != 1)
     if min(model, time) < 1 or (data < 1 and data != -1):
-        raise UserError(f"{asked}: sizes must be positive")
+        raise UserError(
+            f"mesh data={data}, model={model}, time={time}: sizes must be positive"
+        )
     if data == -1:
         data = max(len(devices) // (model * time), 1)
     size = data * model * time
+    asked = f"mesh data={data} x model={model} x time={time}"
     if size > len(devices):
         raise UserError(
             f"{asked} needs {size} devices, found {len(devices)}: lower mesh.data, "
@@ -117,12 +119,13 @@ def unused(
 
 
 def in_use(mesh: Mesh, batches: bool = False) -> contextlib.AbstractContextManager:
-    """Programs traced inside know a mesh that splits the catalogue: `ops.catalogue`.
+    """Programs traced inside know a mesh that splits the catalogue or time.
 
-    With `batches` also one that splits batches alone, see `ops.batches`; elsewhere the
-    compiler does that by itself.
+    See `ops.catalogue`, `ops.context`. With `batches` also one that splits batches
+    alone, see `ops.batches`; elsewhere the compiler does that by itself.
     """
-    if mesh.shape["model"] == 1 and not (batches and mesh.size > 1):
+    known = mesh.size if batches else mesh.shape["model"] * mesh.shape["time"]
+    if known == 1:
         return contextlib.nullcontext()
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 

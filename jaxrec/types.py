@@ -57,7 +57,7 @@ class Method(NamedTuple):
     `values(state, batch)`: what the method's value functions say of the rows of a
         batch: name -> float32[B], such as "q_data", of the actions taken.
     `factors`: of `scores` that are products with rows of items, for an index of them.
-    `splits_time`: whether `mesh.time` splits the histories of a batch, see
+    `splits_time`: whether training can split histories over `mesh.time`, see
         `ops.context`.
     """
 

@@ -21,8 +21,9 @@ from jaxrec.runs import flat
 
 # May differ between a run and its continuation: they change no result.
 FREE_FIELDS = ("data.data_dir", "device_data_limit", "headline")
-# Change the order of sums alone: a checkpoint is restored on any mesh.
-FREE_FIELDS += ("mesh.data", "mesh.model", "rules")
+# Change the order of sums, and with mesh.time the draws of dropout, alone: a checkpoint
+# is restored on any mesh.
+FREE_FIELDS += ("mesh.data", "mesh.model", "mesh.time", "rules")
 FREE_FIELDS += ("profile.steps",)
 # Slurm's way to tell of the end of a job's time is SIGUSR1.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)

@@ -1,12 +1,14 @@
 """A checkpoint of one mesh goes on on another, and a run may change it midway."""
 
+import json
+
 import chex
 import jax
 import pytest
 from test_experiment import config
 from test_train import RULES, lines, make_stage, run
 
-from jaxrec import checkpoint, experiment, train, workdir
+from jaxrec import checkpoint, experiment, runs, train, workdir
 from jaxrec.errors import Interrupted, UserError
 
 
@@ -55,6 +57,15 @@ def test_the_mesh_is_no_part_of_what_a_run_is(tmp_path):
     changed = config(tmp_path, rules=(("table", ("model",)),))
     changed.mesh = dict(data=-1, model=2)
     workdir.settle_config(tmp_path, experiment.resolve(changed))
+    path = tmp_path / "config.json"
+    before = json.loads(path.read_text())
+    before["mesh"].pop("time", None)  # runs of before there was one
+    path.write_text(json.dumps(before))
+    changed.mesh.time = 2
+    workdir.settle_config(tmp_path, experiment.resolve(changed))
+    after = before | dict(mesh=dict(data=4, model=2, time=1))
+    same = [runs.config_hash(runs.flat(x)) for x in (before, after)]
+    assert same[0] == same[1]
     changed.seed = 1
     with pytest.raises(UserError, match="seed is 0 there, 1 here"):
         workdir.settle_config(tmp_path, experiment.resolve(changed))

@@ -37,7 +37,7 @@ def method(
         scores=scores,
         values=make_values(network) if values else None,
         factors=make_factors(network, info, head),
-        splits_time=hasattr(network.encoder, "advance"),
+        splits_time=getattr(network.encoder, "splits_time", False),
     )
 
 

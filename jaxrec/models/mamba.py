@@ -18,7 +18,7 @@ from jaxrec.models import mamba_block as block_lib
 from jaxrec.models import mamba_init
 from jaxrec.models import mamba_layers as layers_lib
 from jaxrec.models.mamba_block import Cache
-from jaxrec.models.mamba_layers import Layers
+from jaxrec.models.mamba_layers import Layers, Marks
 from jaxrec.ops import selective_scan, ssd
 from jaxrec.types import Array, UserError
 
@@ -48,6 +48,8 @@ class Mamba(nn.Module):
     1 at the start. The call and `advance` then need `gap`: float[B, T], seconds, of
     which the first of a history is 0.
     """
+
+    splits_time = True  # where the mesh does, see `mamba_layers`
 
     width: int = 64
     num_layers: int = 2
@@ -203,15 +205,14 @@ class Mamba(nn.Module):
             heads=self.heads,
             scan=self.scan,
         )
-        about = valid, reset, gap
-        y, cache = layers_lib.run(layers, x, about, cache, self.time_chunk, only_last)
+        marks = Marks(valid, reset, gap)
+        y, cache = layers_lib.run(layers, x, marks, cache, self.time_chunk, only_last)
         if not only_last:
             return y.swapaxes(0, 1), cache
         newest = jnp.maximum(length - 1, 0)[None, :, None]
         y = jnp.take_along_axis(y, newest, axis=0)  # [1, B, D]
         if not paper:
-            last = layers.replace(key=key_out)
-            y, _ = last.feed(layers.halves - 1, jnp.int32(0), y)
+            y = layers.feed_by(key_out, self.num_layers - 1, y)
         return y[0], cache
 
 

@@ -79,9 +79,9 @@ def mixer(
     return (y * nn.silu(z)) @ p["out_proj"], Cache(tail, scan.h_last), scan.decay
 
 
-def inputs(p: Params) -> Array:
-    """float[d, D], the part of W_in that feeds the convolution."""
-    return p["in_proj"][:, : p["conv"].shape[1]]
+def conv_input(p: Params, x: Array) -> Array:
+    """u before the convolution: float32[T, B, d] -> float32[T, B, D]."""
+    return x @ p["in_proj"][:, : p["conv"].shape[1]]
 
 
 def _convolution(

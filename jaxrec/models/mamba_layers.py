@@ -7,9 +7,8 @@ the convolution, and the state, for which the mixer runs twice (`parallel_scan.a
 Both give the same numbers, but for the draws of dropout.
 """
 
-import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,17 +20,21 @@ from jaxrec.ops import context, parallel_scan
 from jaxrec.ops.recurrence import Decay
 from jaxrec.types import Array
 
-# valid, reset and gap of `mamba_block`.
-About = tuple[Array, Array | None, Array | None]
+
+class Marks(NamedTuple):
+    """What `mamba_block` is told of the events, each [T, B]."""
+
+    valid: Array
+    reset: Array | None
+    gap: Array | None
 
 
 @struct.dataclass
 class Layers:
-    """Parameters of all layers, and functions of x: float32[T, B, d].
+    """The parameters of all layers, and their two halves of x: float32[T, B, d].
 
-    Layer l is half 2 l, x + mixer(norm(x)), and half 2 l + 1, x + ffn(norm(x)), the
-    last with a norm behind it; without `last_norm` (RecMamba's paper) the mixer alone.
-    `number`: int32[], of a chunk of time, tells the draws of dropout apart.
+    A layer is x + mixer(norm(x)), then x + ffn(norm(x)), and behind the last one there
+    is a norm. Without `last_norm` (RecMamba's paper) it is the mixer alone.
     """
 
     each: tuple[Params, ...]
@@ -41,144 +44,156 @@ class Layers:
     heads: int = struct.field(pytree_node=False)  # see Mamba.heads
     scan: str = struct.field(pytree_node=False)
 
-    @property
-    def halves(self) -> int:
-        """How many there are."""
-        return 2 * len(self.each)
+    def keys(self, number: Array) -> Any:
+        """Of dropout in chunk `number` of time: two for each layer."""
+        count = 2 * len(self.each)
+        if self.key is None:
+            return [None] * count
+        return jax.random.split(jax.random.fold_in(self.key, number), count)
 
-    def drop(self, half: int, number: Array, x: Array) -> Array:
-        """Dropout of what a half adds."""
-        key = self.key
-        if key is not None:
-            key = jax.random.split(jax.random.fold_in(key, number), self.halves)[half]
-        return block.dropout(x, self.dropout, key)
-
-    def normed(self, half: int, x: Array) -> Array:
-        """What the mixer of half `half` gets."""
+    def normed(self, layer: int, x: Array) -> Array:
+        """What the mixer gets."""
         if self.last_norm is None:
             return x
-        return block.norm(self.each[half // 2], "norm_mixer", x)
+        return block.norm(self.each[layer], "norm_mixer", x)
 
     def mix(
-        self, half: int, number: Array, x: Array, about: About, cache: Cache
+        self, layer: int, number: Array, x: Array, marks: Marks, cache: Cache
     ) -> tuple[Array, Cache, Decay]:
-        """An even half, of a chunk."""
-        valid, reset, gap = about
-        p, settings = self.each[half // 2], (self.heads, self.scan, gap)
-        y = self.normed(half, x)
+        """The first half, of chunk `number`."""
+        p, (valid, reset, gap) = self.each[layer], marks
+        y, settings = self.normed(layer, x), (self.heads, self.scan, gap)
         y, cache, decay = block.mixer(p, y, valid, reset, cache, *settings)
         if self.last_norm is not None:
-            y = x + self.drop(half, number, y)
+            y = x + block.dropout(y, self.dropout, self.keys(number)[2 * layer])
         return y, cache, decay
 
-    def feed(
-        self, half: int, number: Array, x: Array, nothing: Any = ()
-    ) -> tuple[Array, Any]:
-        """An odd half, of a chunk; a `Step` that remembers nothing."""
-        p = self.each[half // 2]
+    def feed(self, layer: int, number: Array, x: Array) -> Array:
+        """The second half, of chunk `number`, which has no memory."""
+        return self.feed_by(self.keys(number)[2 * layer + 1], layer, x)
+
+    def feed_by(self, key: Array | None, layer: int, x: Array) -> Array:
+        """The same with a key of dropout of one's own."""
+        p = self.each[layer]
         y = block.feed_forward(p, block.norm(p, "norm_ffn", x))
-        y = x + self.drop(half, number, y)
-        if half == self.halves - 1:
-            y = block.norm(self.last_norm, "out", y)
-        return y, nothing
+        y = x + block.dropout(y, self.dropout, key)
+        last = layer == len(self.each) - 1
+        return block.norm(self.last_norm, "out", y) if last else y
 
+    def through(
+        self, mix: Callable, feed: Callable, x: Array, cache: Any, only_last: bool
+    ) -> tuple[Array, tuple[Cache, ...]]:
+        """All layers, of which mix(layer, x, cache) and feed(layer, x) are the halves.
 
-Step = Callable[..., tuple[Array, Any]]
+        `only_last`: without the last second half.
+        """
+        after, last = [], len(self.each) - 1
+        for layer in range(len(self.each)):
+            x, one = mix(layer, x, cache[layer])
+            after.append(one)
+            if self.last_norm is not None and not (only_last and layer == last):
+                x = feed(layer, x)
+        return x, tuple(after)
 
 
 def run(
-    layers: Layers, x: Array, about: About, cache: Any, size: int, only_last: bool
+    layers: Layers, x: Array, marks: Marks, cache: Any, size: int, only_last: bool
 ) -> tuple[Array, tuple[Cache, ...]]:
     """x: float32[T, B, d] -> (float32[T, B, d], a Cache a layer after the last event).
 
-    `size`: of chunks. `only_last`: without the last half, which has no memory and is
-    to be computed for the events that are asked for.
+    `size`: of chunks. `only_last`: without the last layer's second half, which is to be
+    computed for the events that are asked for.
     """
-    taps = cache[0].tail.shape[1]
-    if context.ways(len(x), taps) == 1:
-        step = functools.partial(chunk, layers, only_last)
-        return over_time(step, (x, about), cache, size)
+    if context.ways(len(x), cache[0].tail.shape[1]) > 1:
 
-    def body(events: Any, others: Any) -> tuple[Array, Any]:
-        return stretch(*others, *events, size, only_last)
+        def body(events: Any, others: Any) -> tuple[Array, Any]:
+            (x, marks), (layers, cache) = events, others
+            return stretch(layers, x, marks, cache, size, only_last)
 
-    return context.over_devices(body, (x, about), (layers, cache))
+        return context.over_devices(body, (x, marks), (layers, cache))
 
+    def step(
+        number: Array, x: Array, marks: Marks, cache: Any
+    ) -> tuple[Array, tuple[Cache, ...]]:
+        def mix(layer: int, x: Array, cache: Cache) -> tuple[Array, Cache]:
+            return layers.mix(layer, number, x, marks, cache)[:2]
 
-def chunk(
-    layers: Layers, only_last: bool, number: Array, x: Array, about: About, cache: Any
-) -> tuple[Array, tuple[Cache, ...]]:
-    """All layers of one chunk of time: a `Step`."""
-    after = []
-    for half in range(layers.halves):
-        if half % 2 == 0:
-            x, one, _ = layers.mix(half, number, x, about, cache[half // 2])
-            after.append(one)
-        elif has_feed(layers, half, only_last):
-            x, _ = layers.feed(half, number, x)
-    return x, tuple(after)
+        def feed(layer: int, x: Array) -> Array:
+            return layers.feed(layer, number, x)
+
+        return layers.through(mix, feed, x, cache, only_last)
+
+    return over_time(step, (x, marks), cache, size)
 
 
 def stretch(
-    layers: Layers, cache: Any, x: Array, about: About, size: int, only_last: bool
+    layers: Layers, x: Array, marks: Marks, cache: Any, size: int, only_last: bool
 ) -> tuple[Array, tuple[Cache, ...]]:
-    """All layers of this device's stretch of time: inside `context.over_devices`."""
+    """`run` of this device's stretch of time: inside `context.over_devices`.
+
+    `cache` is that before all time, and the one returned that after all time, the same
+    on all devices.
+    """
     if layers.key is not None:
         device = jax.lax.axis_index(context.AXIS)
         layers = layers.replace(key=jax.random.fold_in(layers.key, device))
-    after = []
-    for half in range(layers.halves):
-        if half % 2 == 0:
-            x, one = mix_stretch(layers, half, x, about, cache[half // 2], size)
-            after.append(one)
-        elif has_feed(layers, half, only_last):
-            x, _ = over_time(functools.partial(layers.feed, half), (x,), (), size)
-    return x, tuple(after)
 
+    def mix(layer: int, x: Array, cache: Cache) -> tuple[Array, Cache]:
+        return mix_stretch(layers, layer, x, marks, cache, size)
 
-def has_feed(layers: Layers, half: int, only_last: bool) -> bool:
-    """Whether `run` computes an odd half."""
-    last = half == layers.halves - 1
-    return layers.last_norm is not None and not (only_last and last)
+    def feed(layer: int, x: Array) -> Array:
+        def step(number: Array, x: Array, nothing: Any) -> tuple[Array, Any]:
+            return layers.feed(layer, number, x), nothing
+
+        return over_time(step, (x,), (), size)[0]
+
+    return layers.through(mix, feed, x, cache, only_last)
 
 
 def mix_stretch(
-    layers: Layers, half: int, x: Array, about: About, cache: Cache, size: int
+    layers: Layers, layer: int, x: Array, marks: Marks, cache: Cache, size: int
 ) -> tuple[Array, Cache]:
-    """An even half of this device's stretch of time.
-
-    `cache` is the one before all time, and the one returned that after all time, the
-    same on all devices.
-    """
-    p, axis, taps = layers.each[half // 2], context.AXIS, cache.tail.shape[1]
-    valid, reset, _ = about
-    last = layers.normed(half, x[len(x) - taps :]) @ block.inputs(p)
-    if reset is not None:  # what is before a reset enters no stretch behind it
-        ends = (reset & valid)[len(x) - taps :].astype(jnp.int32)
-        later = jnp.sum(ends, axis=0)[None] - jnp.cumsum(ends, axis=0)
-        last = jnp.where((later == 0)[..., None], last, 0)
-    tail = context.halo(last, taps, axis, cache.tail.swapaxes(0, 1)).swapaxes(0, 1)
-    rows, A = x.shape[1], -jnp.exp(p["A_log"])
+    """The first half of a layer, see `stretch`."""
+    A = -jnp.exp(layers.each[layer]["A_log"])
+    tail = entering(layers, layer, x, marks, cache.tail)
+    rows = x.shape[1]
     none = Decay(jnp.zeros((rows, len(A))), jnp.ones(rows))
 
     def scan(h: Array) -> tuple[Any, Array, Decay]:
-        def step(number: Array, x: Array, about: About, carry: Any) -> Any:
+        def step(number: Array, x: Array, marks: Marks, carry: Any) -> Any:
             now, before = carry
-            y, now, own = layers.mix(half, number, x, about, now)
+            y, now, own = layers.mix(layer, number, x, marks, now)
             total, alive = before.total + own.total, before.alive * own.alive
             return y, (now, Decay(total, alive))
 
-        y, (end, own) = over_time(step, (x, about), (Cache(tail, h), none), size)
+        y, (end, own) = over_time(step, (x, marks), (Cache(tail, h), none), size)
         return (y, end.tail), end.state, own
 
-    (y, tail), state = parallel_scan.across(axis, scan, A, cache.state)
-    # The tail that counts is that of the last device with events of the user.
-    some = jax.lax.all_gather(jnp.any(valid, axis=0), axis)  # [n, B]
-    after = jnp.arange(len(some))[:, None] > jax.lax.axis_index(axis)
-    mine = jnp.any(valid, axis=0) & ~jnp.any(some & after, axis=0)
-    found = jax.lax.psum(jnp.where(mine[:, None, None], tail, 0), axis)
-    known = jnp.any(some, axis=0)[:, None, None]
-    return y, Cache(jnp.where(known, found, cache.tail), state)
+    (y, tail), state = parallel_scan.across(context.AXIS, scan, A, cache.state)
+    # Events come first: the tail that counts is that of the last device with any.
+    here = jnp.any(marks.valid, axis=0).astype(jnp.int32)
+    used = jax.lax.psum(here, context.AXIS)[:, None, None]
+    mine = used == jax.lax.axis_index(context.AXIS) + 1
+    found = jax.lax.psum(jnp.where(mine, tail, 0), context.AXIS)
+    return y, Cache(jnp.where(used > 0, found, cache.tail), state)
+
+
+def entering(layers: Layers, layer: int, x: Array, marks: Marks, first: Array) -> Array:
+    """The convolution's inputs just before this stretch: [B, k - 1, D], as `first`.
+
+    `first`: those before all time.
+    """
+    taps = first.shape[1]
+    last = layers.normed(layer, x[len(x) - taps :])
+    last = block.conv_input(layers.each[layer], last)
+    if marks.reset is not None:  # what is before a reset enters no stretch behind it
+        owner = jnp.cumsum((marks.reset & marks.valid)[len(x) - taps :], axis=0)
+        last = jnp.where((owner == owner[-1:])[..., None], last, 0)
+    tail = context.halo(last, taps, context.AXIS, first.swapaxes(0, 1))
+    return tail.swapaxes(0, 1)
+
+
+Step = Callable[..., tuple[Array, Any]]
 
 
 def over_time(step: Step, events: Any, cache: Any, size: int) -> tuple[Array, Any]:

@@ -25,13 +25,20 @@ from jaxrec.types import Array, UserError
 AXIS = "time"
 
 
-def ways(length: int, halo: int) -> int:
-    """Devices that share `length` steps where the mesh in use splits time, else 1.
+def ways(length: int = 0, halo: int = 0) -> int:
+    """Devices that the mesh in use splits `length` steps over; 1 where it does not.
 
-    Also 1 where their stretches would be shorter than the `halo` steps they exchange.
+    Raises UserError where their stretches would be shorter than the `halo` steps that
+    they exchange.
     """
     size = dict(jax.sharding.get_abstract_mesh().shape).get(AXIS, 1)
-    return size if -(-length // size) >= max(halo, 1) else 1
+    stretch = -(-length // size)
+    if length and size > 1 and stretch < max(halo, 1):
+        raise UserError(
+            f"mesh.{AXIS}={size} makes stretches of {stretch} of {length} events, the "
+            f"convolution looks back {halo}: lower mesh.{AXIS}"
+        )
+    return size
 
 
 def over_devices(
@@ -50,8 +57,8 @@ def over_devices(
         in_specs=(split, whole),
         out_specs=(split, whole),
         axis_names={AXIS},
-        check_vma=False,
-    )(padded(events, ways(length, 0)), others)
+        check_vma=False,  # that `end` is equal everywhere is the body's word
+    )(padded(events, ways()), others)
     return y[:length], end
 
 
@@ -61,15 +68,13 @@ def events_of(rows: Any) -> Any:
     Where the mesh in use splits time each device keeps what it has; for the order that
     a reshape gives they would have to send each other everything.
     """
-    sizes = dict(jax.sharding.get_abstract_mesh().shape)
 
     def flat(rows: Any) -> Any:
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
 
     batch, length = jax.tree.leaves(rows)[0].shape[:2]
-    if length % sizes.get(AXIS, 1) or batch % sizes.get("data", 1):
-        return flat(rows)
-    if sizes.get(AXIS, 1) == 1:
+    data = dict(jax.sharding.get_abstract_mesh().shape).get("data", 1)
+    if ways() == 1 or length % ways() or batch % data:
         return flat(rows)
     return jax.shard_map(
         flat,

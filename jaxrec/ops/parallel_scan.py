@@ -32,7 +32,9 @@ def across(
     """
     _, local, decay = scan(jnp.zeros_like(h0))
     own = Stretch(factor(A, decay, h0.ndim), local, decay.alive == 0)
-    entries, h_last = recurrence.entry_states(jax.lax.all_gather(own, axis), h0)
+    # Tiled: JAX's rule for a vmap of the other kind's gradient names a wrong axis.
+    every = jax.tree.map(lambda x: jax.lax.all_gather(x[None], axis, tiled=True), own)
+    entries, h_last = recurrence.entry_states(every, h0)
     return scan(entries[jax.lax.axis_index(axis)])[0], h_last
 
 
