@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[1]
 # They tell of the machine and the day, not of the run.
 CLOCKS = ("seconds", "compile_seconds", "steps_per_second", "flops_per_second")
 CLOCKS += ("utilisation", "temporary_bytes", "argument_bytes")
+# Of the program, which is not compiled again where the kill came after the last update.
+CLOCKS += ("flops_per_update", "output_bytes")
 
 
 # What runs, for how long, in the smoke form: two stages with an artefact between them,
