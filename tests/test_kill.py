@@ -43,9 +43,10 @@ def start(folder, name):
         "jaxrec.main",
         f"--config=configs/{name}.py:smoke",
         *RUNS[name],
-        f"--config.data.data_dir={folder.parent}/data",
         f"--workdir={folder}",
     ]
+    if "data_dir" in config.data:  # games have none
+        command.append(f"--config.data.data_dir={folder.parent}/data")
     for stage in config.stages:
         every = max(config[stage].steps // 5, 1)
         command.append(f"--config.{stage}.checkpoint_every={every}")
