@@ -192,7 +192,7 @@ def test_annihilate_and_assault(tmp_path):
         tmp_path, arena, mode="annihilate", agents=3, enemies=3, mix=(0, 1, 0, 0)
     )
     assert table.state.alive.all() and table.state.pool == 0
-    assert len(table.state.base_alive) == 0
+    assert len(table.env.game.map.bases) == 0
     state = table.set(agents=[(0, 0, RIGHT)], enemies=[(0, 2, UP), (6, 6, UP)])
     state, info = table.play(state, FIRE)
     assert info["kills"] == 1 and not state.done and info["base_alive"]

@@ -73,6 +73,16 @@ def test_every_host_and_every_inference_learns(host, inference):
         assert metrics["ratio_error"] < 1e-5
 
 
+@pytest.mark.parametrize("host", ["qmix", "mappo"])
+def test_a_game_without_a_base_is_learnt_from(host):
+    """All its tanks are there from the start and none comes back."""
+    about = dict(kind="battle_city", name="3t_vs_3t_annihilate", settings={})
+    method = METHODS["sidiff"](settings(host=host, form="entities"), dict(team=about))
+    state = jax.jit(lambda key: method.init(key, {}, {}))(jax.random.key(0))
+    _, metrics = jax.jit(method.train_step)(state, {}, jax.random.key(1))
+    chex.assert_tree_all_finite(metrics)
+
+
 def test_no_gradient_passes_between_generator_and_host():
     """The generator is the same whatever the host learns, and the other way round."""
     _, plain, _ = run(host="qmix", inference="diffusion")

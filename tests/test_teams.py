@@ -10,6 +10,7 @@ import pytest
 from jaxrec.data import teams as source
 from jaxrec.envs import episodes, meeting
 from jaxrec.envs import teams as envs
+from jaxrec.envs.battle_city.scenarios import SCENARIOS
 from jaxrec.envs.meeting import State
 from jaxrec.methods import teams
 from jaxrec.types import UserError
@@ -136,6 +137,18 @@ def test_battle_city_behind_the_face_of_teams():
     assert seen.observation.shape == (2, team.obs_size) and team.num_actions == 6
     assert seen.world.shape == (team.state_size,) and team.limit == 200
     assert seen.active.shape == (2,) and seen.legal.shape == (2, 6)
+
+
+@pytest.mark.parametrize("name", sorted(SCENARIOS))
+def test_views_of_every_scenario(name):
+    """No leaf of a state is empty, also where there is no base: none could be saved."""
+    city = envs.make("battle_city", name)
+    keys = jax.random.split(jax.random.key(0), 3)
+    states = jax.eval_shape(jax.vmap(city.reset), keys)
+    assert all(x.size for x in jax.tree.leaves(states))
+    view = jax.eval_shape(lambda s: teams.views(city, s), states)
+    assert view.observation.shape == (3, city.num_agents, city.obs_size)
+    assert view.world.shape == (3, city.state_size)
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,7 @@ def state_vector(game: Settings, state: State) -> Array:
     Bases alive, enemies left, time left, and hp, reload and stun of every tank.
     """
     counters = _counters(game, state) * state.alive[:, None]
-    bases = state.base_alive.astype(jnp.float32)
+    bases = state.base_alive[: len(game.map.bases)].astype(jnp.float32)
     return jnp.concatenate([bases, _progress(game, state), counters.ravel()])
 
 

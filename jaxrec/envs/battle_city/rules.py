@@ -195,9 +195,7 @@ def place(state: State, who: Array, pos: Array, facing: int, hp: Array | int) ->
 
 def finish(game: Settings, state: State, reward: Array) -> tuple[State, Outcome]:
     """Counters, the reward of the end and what ended the game; a loss goes first."""
-    own = jnp.ones_like(state.done)
-    if len(game.map.bases):
-        own = state.base_alive[0]
+    own = state.base_alive[0]
     if game.mode == "assault":
         cleared = ~state.base_alive[1]
     else:

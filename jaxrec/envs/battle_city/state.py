@@ -36,7 +36,7 @@ class State(NamedTuple):
     bullet_pos: Array  # int32[M, 2]
     bullet_facing: Array  # int32[M]
     bullet_speed: Array  # int32[M], tiles a step
-    base_alive: Array  # bool[0 | 1 | 2], the agents', the enemies'
+    base_alive: Array  # bool[1 | 2], the agents' (True where none is), the enemies'
     lives: Array  # int32[A], left, the present one included
     last_action: Array  # int32[A], as carried out
     pool: Array  # int32[], enemies still to enter
@@ -128,7 +128,7 @@ def start(game: Settings, words: Array) -> State:
         bullet_pos=spread(pos),
         bullet_facing=spread(zeros),
         bullet_speed=spread(zeros + game.bullet_speed),
-        base_alive=spread(np.ones(len(game.map.bases), bool)),
+        base_alive=spread(np.ones(max(1, len(game.map.bases)), bool)),
         lives=spread(np.full(num_agents, game.lives, np.int32)),
         last_action=spread(np.zeros(num_agents, np.int32)),
         pool=spread(np.int32(0 if fight else game.enemies)),
