@@ -130,6 +130,8 @@ def main(
     flags.add_argument("--states", default="", help="snapshot to go on from, .npz")
     given = flags.parse_args(argv)
     try:
+        if given.states:
+            snapshots.check_place(given.states)
         model = serving.load(given.run, given.stage, given.seed_number)
         serving.check_k(model, given.k)
         served = warmed(model, start(model, given.states), given.k)

@@ -3,9 +3,10 @@
 A recommender whose encoder can `advance` (mamba, mamba2 with block=recommended) needs
 no history to take in the next event: convolution tails and float32 states a layer are
 all that it remembers of a user, 17.9 kB a layer at RecMamba's sizes. All functions are
-pure; States are a pytree whose leaves have users as their first axis, so that users are
-gathered and scattered by row. States are of one model: its version, a hash of network
-and parameters, is part of them, and those of another are refused.
+pure, but for `advance_rows`, which uses its States up; States are a pytree whose leaves
+have users as their first axis, so that users are gathered and scattered by row. States
+are of one model: its version, a hash of network and parameters, is part of them, and
+those of another are refused.
 
 Items are numbers here, 1 to num_items, 0 = padding; `numbers_of` translates the log's.
 What an event is made of is all its history, however long: a model that was trained on
@@ -165,8 +166,11 @@ def extend(
 
     -> (float32[B, D'], the states after the last event; States). Users without an
     event keep their States, and what is given for them means nothing.
+
+    Raises UserError for States of another model and for events that cannot be.
     """
     check(model, states)
+    check_events(model, items, length, len(states.layers[0].state))
     items, length = jnp.asarray(items), jnp.asarray(length)
     x, layers = _extend(model.network, model.params, items, length, states.layers)
     return x, states.replace(layers=layers)
@@ -199,6 +203,28 @@ def check(model: Model, states: States) -> None:
         )
 
 
+def check_events(model: Model, items: Any, length: Any, users: int) -> None:
+    """Raises UserError for what is not [users, T] and [users], for lengths outside of
+    0 to T and, within them, for items outside of 1 to num_items.
+
+    Of arrays that are being traced the shapes alone are checked.
+    """
+    shape, last = np.shape(items), model.network.num_items
+    if len(shape) != 2 or shape[0] != users or np.shape(length) != (users,):
+        raise UserError(
+            f"items {list(shape)} and length {list(np.shape(length))} of {users} "
+            f"users: give [{users}, T] and [{users}]"
+        )
+    if isinstance(items, jax.core.Tracer) or isinstance(length, jax.core.Tracer):
+        return
+    items, length = np.asarray(items), np.asarray(length)
+    if ((length < 0) | (length > shape[1])).any():
+        raise UserError(f"length {length.tolist()}: give 0 to {shape[1]}, of items")
+    events = items[np.arange(shape[1])[None] < length[:, None]]
+    if wrong := sorted({*events[(events < 1) | (events > last)].tolist()}):
+        raise UserError(f"items {wrong[:5]}: give numbers from 1 to {last}")
+
+
 def _advance(
     module: networks.Recommender, items: Array, length: Array, layers: Any
 ) -> Any:
@@ -229,7 +255,16 @@ def advance_rows(
     rows: int32[B], each once; items: int32[B, T]; length: int32[B]. An event costs its
     own row, however many there are; the States given are gone afterwards.
     -> (States, scores float32[B, k], items int32[B, k]).
+
+    Raises UserError, before anything is used up, as `extend` and `top_k` do and for
+    rows that are not there or not distinct.
     """
+    check(model, states)
+    check_k(model, k)
+    rows, last = np.asarray(rows), len(states.layers[0].state) - 1
+    if len({*rows.tolist()} & {*range(last + 1)}) < len(rows):
+        raise UserError(f"rows {rows.tolist()}: give distinct ones from 0 to {last}")
+    check_events(model, items, length, len(rows))
     args = model.network, model.params, states.layers, rows, items, length, k
     own, scores, best = _advance_some(*args)
     layers = _put(states.layers, own, rows)

@@ -15,6 +15,8 @@ from jaxrec import serving
 from jaxrec.errors import UserError
 from jaxrec.models import mamba
 
+WRONG = ValueError, KeyError, TypeError, RecursionError  # of content that is none
+
 
 def save(path: str | Path, states: serving.States, users: Sequence[Any]) -> None:
     """Write States and the names of their users (JSON) to an .npz file, whole or not.
@@ -39,6 +41,15 @@ def save(path: str | Path, states: serving.States, users: Sequence[Any]) -> None
         ) from error
 
 
+def check_place(path: str | Path) -> None:
+    """Raises UserError where `save` could not write: asked before hours of serving."""
+    folder = Path(path).absolute().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK) or Path(path).is_dir():
+        raise UserError(
+            f"cannot write {path}: name a file in a folder that is there and yours"
+        )
+
+
 def restore(path: str | Path, model: serving.Model) -> tuple[serving.States, list[Any]]:
     """What `save` wrote, if it is of this model. Raises UserError where it is not."""
     want = serving.empty(model, 1)
@@ -46,7 +57,7 @@ def restore(path: str | Path, model: serving.Model) -> tuple[serving.States, lis
         with np.load(path, allow_pickle=False) as file:
             states = want.replace(version=str(file["version"]))
             serving.check(model, states)
-            users = json.loads(str(file["users"]))
+            users = names_of(json.loads(str(file["users"])))
             layers = tuple(
                 mamba.Cache(
                     jnp.asarray(file[f"tail_{n}"]), jnp.asarray(file[f"state_{n}"])
@@ -57,7 +68,7 @@ def restore(path: str | Path, model: serving.Model) -> tuple[serving.States, lis
         raise UserError(f"{path}: {error}") from error
     except FileNotFoundError as error:
         raise UserError(f"no snapshot {path}: name one that serving wrote") from error
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, *WRONG, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path} is no snapshot of states, or a damaged one: compute them again "
             "from the histories"
@@ -69,4 +80,17 @@ def restore(path: str | Path, model: serving.Model) -> tuple[serving.States, lis
                 f"of this model have {like.dtype}{list(like.shape[1:])} each: compute "
                 "them again from the histories"
             )
+        if not np.isfinite(np.asarray(have)).all():
+            raise UserError(
+                f"{path} holds numbers that are not finite: compute the states again "
+                "from the histories"
+            )
     return want.replace(layers=layers), users
+
+
+def names_of(users: Any) -> list[str | int]:
+    """The list of users, each once. Raises TypeError for anything else."""
+    known = isinstance(users, list) and all(type(user) in (str, int) for user in users)
+    if not known or len({*users}) < len(users):
+        raise TypeError("no list of distinct users")
+    return users

@@ -15,7 +15,7 @@ def load_line(line: str) -> Any:
     """The object of a line of JSON. Raises UserError for what is none."""
     try:
         return json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the second: nested too deep
         raise UserError(f"no JSON ({error}): give one object a line") from error
 
 
@@ -50,7 +50,7 @@ def user_of(line: str) -> dict[str, Any]:
     """{"user": ...} if the line, which may be refused, tells whom it is about."""
     try:
         return dict(user=json.loads(line)["user"])
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, RecursionError):
         return {}
 
 

@@ -75,7 +75,11 @@ def test_every_scenario_is_valid_and_every_map_used():
             game = scenarios.settings(dict(scenario=name, difficulty=difficulty))
             assert game.tanks <= 26 and game.slots <= game.enemies
     for name in maps.MAPS:
-        mode = {"arena9": "annihilate", "twin13": "assault"}.get(name, "defend")
+        mode = {
+            "arena9": "annihilate",
+            "thicket9": "annihilate",
+            "twin13": "assault",
+        }.get(name, "defend")
         assert maps.load(name, mode, 2, 3).name == name
     # Frozen: what a scenario means must not drift.
     medium = scenarios.settings({})

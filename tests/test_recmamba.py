@@ -306,6 +306,19 @@ def test_settings_that_cannot_be_are_refused():
         (dict(targets="recalls"), "the data 'toy' plant none"),
         (dict(tied=False), "tied=False: recmamba scores by the item table"),
         (dict(loss="sampled", negatives=0), "negatives=0: this needs 1"),
+        ({"encoder.dropout": 1.0}, "encoder.dropout is 1.0: must be below 1"),
     ):
         with pytest.raises(UserError, match=match):
             build(**changes)
+
+
+@pytest.mark.parametrize("how, said", [("packed", "goes on with"), ("users", "and ev")])
+def test_what_is_cut_is_said(how, said, capsys):
+    _, timestep = log()
+    length = np.diff(np.flatnonzero(timestep == 0), append=len(timestep))
+    longer = int((length > data(how).info["seq_len"]).sum())
+    build(how)
+    told = capsys.readouterr().err
+    assert longer and f"{longer} histories are longer than data.seq_len=" in told
+    assert f"training {said}" in told
+    assert "encoder mamba: scan " in told or "encoder mamba2: scan " in told

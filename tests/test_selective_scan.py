@@ -171,3 +171,13 @@ def test_the_choice_is_a_function_of_the_backend_and_in_the_table():
         selective_scan(*args[:5], impl="fast")
     with pytest.raises(ValueError, match="chunks of 0"):
         selective_scan(*args[:5], chunk=0)
+    u, dt, A, B, C = args[:5]
+    for wrong in (
+        (u, dt[..., :1], A, B, C),
+        (u, dt, A, B[:1], C),
+        (u, dt, A, B, C[1:]),
+    ):
+        with pytest.raises(ValueError, match="do not fit each other"):
+            selective_scan(*wrong)
+    with pytest.raises(ValueError, match="do not fit each other"):
+        selective_scan(*args[:5], reset=np.zeros((len(u), 1), bool))

@@ -136,6 +136,53 @@ def test_states_of_another_model_are_refused(tmp_path):
         snapshots.restore(tmp_path / "none.npz", model)
     with pytest.raises(UserError, match="cannot write"):
         snapshots.save(tmp_path / "no" / "states.npz", states, ["a", 7, "c"])
+    for bad in (["a", "a", "c"], [["a"], 1, 2], 5, None):
+        snapshots.save(path, states, ["a", 7, "c"])
+        with np.load(path) as file:
+            parts = dict(file) | dict(users=np.array(json.dumps(bad)))
+        np.savez(path, **parts)
+        with pytest.raises(UserError, match="or a damaged one"):
+            snapshots.restore(path, model)
+    layers = jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), states.layers)
+    snapshots.save(path, states.replace(layers=layers), ["a", 7, "c"])
+    with pytest.raises(UserError, match="not finite"):
+        snapshots.restore(path, model)
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match="or a damaged one"):
+        snapshots.restore(path, model)
+
+
+def test_events_that_cannot_be_change_nothing():
+    model, items = model_of("mamba"), histories()
+    _, states = serving.prefill(model, items, np.full(3, 20))
+    before = jax.tree.map(np.asarray, states)
+    full, rows = np.full(3, 20), np.arange(3)
+    bad = [
+        ("items \\[31\\]: give numbers from 1 to 30", np.full((3, 20), 31), full),
+        ("items \\[-1, 0\\]", np.where(items < 15, 0, -1), full),
+        ("length .*: give 0 to 20", items, np.array([1, 21, 0])),
+        ("length .*: give 0 to 20", items, np.array([1, -1, 0])),
+        ("of 3 users: give \\[3, T\\]", items, np.full(1, 20)),
+    ]
+    for match, given, length in bad:
+        with pytest.raises(UserError, match=match):
+            serving.extend(model, given, length, states)
+        with pytest.raises(UserError, match=match):
+            serving.advance_rows(model, states, rows, given, length, 3)
+    with pytest.raises(UserError, match="of 3 users"):
+        serving.extend(model, items[:2], full[:2], states)
+    for wrong in ([0, 1, 3], [0, 1, 1], [-1, 0, 1]):
+        with pytest.raises(UserError, match="distinct ones from 0 to 2"):
+            serving.advance_rows(model, states, np.array(wrong), items, full, 3)
+    with pytest.raises(UserError, match="k is 31"):
+        serving.advance_rows(model, states, rows, items, full, 31)
+    other = model_of("mamba", key=1)
+    with pytest.raises(UserError, match="the states are of model version"):
+        serving.advance_rows(other, states, rows, items, full, 3)
+    for a, b in zip(*map(jax.tree.leaves, (states, before)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    # Behind the events anything may stand, as in a padded batch.
+    serving.extend(model, np.where(items < 0, 0, 99), np.zeros(3, int), states)
 
 
 def test_a_model_is_its_numbers():
@@ -193,6 +240,7 @@ def test_a_stream_of_events():
         "no event": dict(user="a"),
         "items 10 is no list": dict(user="a", items=10),
         "no JSON": "{",
+        "no JSON (maximum recursion": '{"user": "a", "items": ' + 9_999 * "[",
     }
     state, answers, count, refused = served(model, bad.values(), state)
     assert count == 0 and refused == len(bad)
@@ -220,6 +268,9 @@ def test_no_run_no_service(tmp_path, capsys):
     assert serve.main([f"--run={tmp_path}/none"], []) == 2
     error = capsys.readouterr().err
     assert "none holds no run (config.json)" in error and error.count("\n") == 1
+    for place in (tmp_path / "no" / "states.npz", tmp_path):
+        assert serve.main([f"--run={tmp_path}/none", f"--states={place}"], []) == 2
+        assert "name a file in a folder that is there" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -111,6 +111,8 @@ def test_chunks_divide_the_vocabulary_where_they_can():
     assert softmax.chunk_size(128, 4_096) == softmax.chunk_size(128, 0) == 128
     assert softmax.chunk_size(128 * 101, 4_096) == 3_232
     assert softmax.chunk_size(2 * 10_007, 4_096) == 4_096  # its divisors are too small
+    with pytest.raises(UserError, match="chunk=-1: give a number of items"):
+        softmax.chunk_size(128, -1)
 
 
 @pytest.mark.parametrize("popularity", [0.0, 0.75, 1.0])

@@ -131,3 +131,5 @@ def test_the_choice_and_what_it_refuses():
     args = scan_oracle.inputs(3, heads=True)
     with pytest.raises(ValueError, match="impl='fast'.*chunked"):
         ssd_scan(*args[:5], impl="fast")
+    with pytest.raises(ValueError, match="do not fit each other"):
+        ssd_scan(args[0], args[1][..., :1], *args[2:5])

@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 
 from jaxrec import plots
 from jaxrec.bench import timing
+from jaxrec.errors import UserError
 from jaxrec.models import attention, encoders
 
 MODERN = dict(prenorm="all", ffn=4, scale_embedding=True)
@@ -214,6 +215,14 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     args = parser.parse_args(argv)
     if unknown := set(args.encoders.split(",")) - set(RIVALS):
         parser.error(f"--encoders: {', '.join(sorted(unknown))} not in {list(RIVALS)}")
+    lengths = [int(n) for n in args.lengths.split(",") if n.strip().isdigit()]
+    if len(lengths) != args.lengths.count(",") + 1 or min(lengths) < 1:
+        parser.error(f"--lengths: {args.lengths} are not numbers of 1 or more")
+    for field in ("batch_size", "width", "layers", "state"):
+        if getattr(args, field) < 1:
+            parser.error(f"--{field}: {getattr(args, field)} is not 1 or more")
+    if args.rounds < 0:
+        parser.error(f"--rounds: {args.rounds} is not 0 or more")
     machine = timing.machine()
 
     def say(line: str) -> None:
@@ -221,9 +230,15 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             print(line, flush=True)
 
     say(f"{machine}, batch {args.batch_size}, width {args.width}, float32")
+    for rival in args.encoders.split(","):
+        if scan := getattr(build(rival, 1, args)[0], "implementation", ""):
+            say(f"{rival}: scan {scan}")
     found: dict[str, Any] = {}
-    for length in map(int, args.lengths.split(",")):
-        found[str(length)] = measure(length, args, say)
+    for length in lengths:
+        try:
+            found[str(length)] = measure(length, args, say)
+        except UserError as error:
+            parser.error(str(error))
         say("\n".join(table(length, found[str(length)])))
     if args.plot:
         title = f"{args.layers} block, batch {args.batch_size}, {machine['device']}"

@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 from jaxrec import index as index_lib
 from jaxrec import recommend, serving
 from jaxrec.bench import timing
+from jaxrec.errors import UserError, fail
 from jaxrec.methods import ce, ranked
 from jaxrec.models import recommender as networks
 from jaxrec.types import TrainState
@@ -131,12 +132,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--window", type=int, default=0, help="events; 0 = a stream")
     parser.add_argument("--index", default="", help="with --window: faiss, beside all")
     given = parser.parse_args(argv)
+    least = dict(layers=1, items=K, users=len(LENGTHS) + 1, rounds=1, window=0)
+    for field, fewest in least.items():
+        if getattr(given, field) < fewest:
+            parser.error(f"--{field}: {getattr(given, field)} is not {fewest} or more")
     print(f"{timing.machine()}; {given.encoder}, {given.layers} layers")
-    if given.window:
-        sizes = given.encoder, given.layers, given.items, given.window
-        print("\n".join(measure_windows(*sizes, given.rounds, given.index)))
-        return 0
-    model = serving.make(*network_of(given.encoder, given.layers, given.items))
+    try:
+        if given.window:
+            sizes = given.encoder, given.layers, given.items, given.window
+            print("\n".join(measure_windows(*sizes, given.rounds, given.index)))
+            return 0
+        model = serving.make(*network_of(given.encoder, given.layers, given.items))
+    except UserError as error:
+        return fail(error)
     leaves = jax.tree.leaves(serving.empty(model, 1))
     parameters = model.params["params"]["encoder"]
     count = sum(leaf.size for leaf in jax.tree.leaves(parameters))

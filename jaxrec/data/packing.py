@@ -122,23 +122,23 @@ def view(dataset: Dataset, examples: str, size: int) -> Dataset:
     """The data with another idea of a training example; held-out sets as they were.
 
     "events": a window that ends at each event (as it was); "users": the last window
-    of each history; "packed": rows of `size` events, see `pack`.
+    of each history; "packed": rows of `size` events, see `pack`. info["longer"]: the
+    histories of more events than `size`, but with "events".
     """
     if examples not in EXAMPLES:
         raise UserError(f"data.examples={examples!r}: one of {', '.join(EXAMPLES)}")
     if examples == "events":
         return dataset
     timestep = np.asarray(dataset.train["timestep"])
+    last = np.flatnonzero(np.append(timestep[1:], 0) == 0).astype(np.int32)
+    info = dataset.info | dict(longer=int((timestep[last] >= size).sum()))
     if examples == "users":
-        last = np.flatnonzero(np.append(timestep[1:], 0) == 0).astype(np.int32)
         drawn = dict(dataset.drawn) | dict(train=last[timestep[last] > 0])
-        return dataset._replace(drawn=drawn)
+        return dataset._replace(drawn=drawn, info=info)
     item, gap = np.asarray(dataset.train["item"]), dataset.train.get("gap")
     arrays, run = pack(item, timestep, size, gap)
     drawn: Mapping[str, Any] = {k: v for k, v in dataset.drawn.items() if k != "train"}
-    longer = int((np.bincount(np.cumsum(timestep == 0))[1:] > size).sum())
-    packed = dict(run=run, padding=padding(arrays), longer=longer)
-    info = dataset.info | dict(packed=packed)
+    info["packed"] = dict(run=run, padding=padding(arrays))
     return dataset._replace(train=arrays, drawn=drawn, info=info, run=run)
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.ops import catalogue
-from jaxrec.types import Array
+from jaxrec.types import Array, UserError
 
 
 def cross_entropy(logits: Array, target: Array) -> Array:
@@ -28,7 +28,11 @@ def chunk_size(vocab: int, wanted: int) -> int:
 
     `chunks` copies the table to fill it, the losses here compute some rows twice. Where
     only a divisor below a quarter of `wanted` exists, `wanted` itself. 0 = the whole.
+
+    Raises UserError below 0.
     """
+    if wanted < 0:
+        raise UserError(f"chunk={wanted}: give a number of items, or 0 for all")
     wanted = min(wanted or vocab, vocab)
     for size in range(wanted, wanted // 4, -1):
         if vocab % size == 0:

@@ -271,17 +271,21 @@ def check(config: Any, info: dict[str, Any]) -> None:
             f"data.gaps={info.get('gaps', False)}: with encoder mamba or mamba2 set "
             "both, else none"
         )
-    packed = info.get("packed")
+    packed, longer = info.get("packed"), info.get("longer")
+    if longer:
+        done = (
+            "and evaluation see"
+            if packed is None
+            else ("goes on with their state, evaluation sees")
+        )
+        logs.say(
+            f"{longer:,} histories are longer than data.seq_len={info['seq_len']}: "
+            f"training {done} their last events"
+        )
     if packed is None:
         return
     if not hasattr(encoder, "advance") or getattr(encoder, "block", "") == "paper":
         raise UserError(
             f"encoder {config.encoder.name} cannot go on from a state, which packed "
             "rows need: set data.examples=users, or use encoder mamba or mamba2"
-        )
-    if packed["longer"]:
-        logs.say(
-            f"{packed['longer']:,} histories are longer than data.seq_len="
-            f"{info['seq_len']}: training goes on with their state, evaluation sees "
-            "their last events"
         )

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxrec import optim
+from jaxrec import logs, optim
 from jaxrec.losses import recommender as losses
 from jaxrec.losses import softmax
 from jaxrec.methods import windows
@@ -59,6 +59,9 @@ def check(config: Any, info: dict[str, Any]) -> None:
             f"tied=True: states of encoder {config.encoder.name} have {states} numbers "
             f"and items {width}: set tied=False or choose another encoder"
         )
+    encoder = encoders.make(config.encoder, info["seq_len"])
+    if scan := getattr(encoder, "implementation", ""):
+        logs.say(f"encoder {config.encoder.name}: scan {scan} on this backend")
 
 
 def check_negatives(config: Any, info: dict[str, Any], fewest: int = 0) -> None:

@@ -87,6 +87,8 @@ def make(config: Any, seq_len: int) -> nn.Module:
             raise UserError(
                 f"encoder.{field} {config[field]!r} is unknown: use {one} or {other}"
             )
+    if config.get("dropout", -1.0) >= 1:
+        raise UserError(f"encoder.dropout is {config.dropout}: must be below 1")
     encoder, fixed = ENCODERS[config.name], {}
     if isinstance(encoder, functools.partial):
         encoder, fixed = encoder.func, encoder.keywords

@@ -1,7 +1,8 @@
 """From inferred states to the features that an agent acts on.
 
 Tokens of the state (an entity each, patches of a grid, or slices of a vector), encoder
-blocks, and cross-attention from the agent's own query. Several samples of the state
+blocks, and cross-attention from the agent's own query, which every token has been told
+before: what a tank means depends on where the agent is. Several samples of the state
 stand side by side, each marked, so that a belief of two modes stays one: a mean would
 be of neither. That SIDIFF's extractor is a vision transformer is known from others'
 summaries alone; all sizes are ours (DiffRec-like tokens of a user's profile work too).
@@ -42,16 +43,18 @@ class StateExtractor(nn.Module):
         which = self.param("sample", small, (num, self.width))[None, :, None]
         tokens = tokens + jnp.broadcast_to(place, tokens.shape)
         tokens = tokens + jnp.broadcast_to(which, tokens.shape)
-        tokens = tokens.reshape(-1, num * places, self.width)
+        q = nn.Dense(self.width, name="query")(query).reshape(-1, 1, self.width)
+        tokens = tokens.reshape(-1, num * places, self.width) + q
         everyone = jnp.ones(tokens.shape[:2], bool)
         for layer in range(self.num_layers):
             tokens = Block(self.num_heads, name=f"block_{layer}")(tokens, everyone)
         tokens = nn.LayerNorm(name="norm")(tokens)
-        q = nn.Dense(self.width, name="query")(query).reshape(-1, 1, self.width)
         k, v = jnp.split(nn.Dense(2 * self.width, name="key_value")(tokens), 2, axis=-1)
         score = jnp.einsum("bqd,bkd->bqk", q, k) * self.width**-0.5
-        found = jnp.einsum("bqk,bkd->bqd", nn.softmax(score, axis=-1), v)
-        z = nn.Dense(self.size, name="out")((found + q)[:, 0])
+        found = q + jnp.einsum("bqk,bkd->bqd", nn.softmax(score, axis=-1), v)
+        h = nn.Dense(2 * self.width, name="up")(nn.LayerNorm(name="norm_found")(found))
+        found = found + nn.Dense(self.width, name="down")(nn.silu(h))
+        z = nn.Dense(self.size, name="out")(found[:, 0])
         return z.reshape(*lead, self.size)
 
 

@@ -103,6 +103,12 @@ class Mamba(nn.Module):
         """Width of a head of Mamba-2, 0 for Mamba-1."""
         return self.head_dim if self.mixer == "ssd" else 0
 
+    @property
+    def implementation(self) -> str:
+        """The scan of more than one event here; "auto" depends on the backend."""
+        auto = dict(mamba1=selective_scan.choose, ssd=ssd.choose)[self.mixer]
+        return auto(jax.default_backend(), 2) if self.scan == "auto" else self.scan
+
     def setup(self) -> None:
         layers = []
         for layer in range(self.num_layers):
@@ -162,6 +168,8 @@ class Mamba(nn.Module):
         if self.block == "paper":
             raise UserError(NO_STEP)
         cache = empty_cache(self, x.shape[0]) if cache is None else cache
+        if len(cache) != self.num_layers:
+            raise ValueError(f"a cache of {len(cache)} layers for {self.num_layers}")
         return self._run(x, length, reset, cache, train, only_last, gap)
 
     def _run(

@@ -106,10 +106,11 @@ def scan(
 ) -> Scan:
     """`cores[impl]` on arguments as they come, and the decay.
 
-    Raises ValueError for an unknown impl.
+    Raises ValueError for an unknown impl and for shapes that do not fit.
     """
     if impl not in cores:
         raise ValueError(f"impl={impl!r}: one of {', '.join(cores)}, or auto")
+    check_shapes(steps)
     dtype = working_dtype(A, *steps[:4])
     if h0 is None:
         h0 = no_state(steps, dtype)
@@ -118,6 +119,15 @@ def scan(
     chunk = even_chunk(len(steps.u), chunk)
     y, h_last = cores[impl](steps, A, h0.astype(dtype), chunk)
     return Scan(y, h_last, decay_of(steps, dtype))
+
+
+def check_shapes(steps: Steps) -> None:
+    """Raises ValueError where axes differ: those of size 1 would be broadcast."""
+    shapes = {name: x.shape for name, x in steps._asdict().items() if x is not None}
+    lead, u, dt = shapes["u"][:2], shapes["u"], shapes["dt"]
+    alike = [u[: len(dt)] == dt, shapes["B"] == shapes["C"], shapes["B"][:2] == lead]
+    if len(dt) < 3 or not all(alike) or shapes.get("reset", lead) != lead:
+        raise ValueError(f"shapes of a scan that do not fit each other: {shapes}")
 
 
 def no_state(steps: Steps, dtype: Any) -> Array:

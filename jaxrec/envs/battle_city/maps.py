@@ -126,6 +126,16 @@ MAPS = {
         ..#...#..
         .........
         A..A.A..A""",
+    "thicket9": """
+        .E.bbb.E.
+        bbbbbbbbb
+        bbbbbbbbb
+        bbb#b#bbb
+        EbbbSbbbb
+        bbb#b#bbb
+        bbbbbbbbb
+        bbbbbbbbb
+        .A..A..A.""",
     "twin13": """
         E.E.E#H#E.E.E
         .....###.....

@@ -28,6 +28,17 @@ SCENARIOS = {
     "3t_vs_3t_annihilate": dict(
         map="arena9", agents=3, enemies=3, mode="annihilate", mix=(0, 1, 0, 0)
     ),
+    # Bush hides whom nobody stands beside, and there is no base to wait at.
+    "3t_vs_3t_thicket": dict(
+        map="thicket9",
+        agents=3,
+        enemies=3,
+        mode="annihilate",
+        mix=(0, 1, 0, 0),
+        radius=2,
+        limit=40,
+        hunt_prob=0.0,
+    ),
     "3t_vs_8e_assault": dict(map="twin13", agents=3, enemies=8, mode="assault"),
 }
 # Chances of the scripted enemies, and the shares of basic, fast, power and armor.
