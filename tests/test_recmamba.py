@@ -322,3 +322,34 @@ def test_what_is_cut_is_said(how, said, capsys):
     assert longer and f"{longer} histories are longer than data.seq_len=" in told
     assert f"training {said}" in told
     assert "encoder mamba: scan " in told or "encoder mamba2: scan " in told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mamba", "mamba2"])
+def test_eight_users_are_learnt_by_heart(name):
+    """Random histories: every event but the first is ranked first, HR@1 = 1."""
+    users, size = 8, 12
+    draw = np.random.default_rng(0)
+    items = draw.integers(1, ITEMS + 1, (users, size)).astype(np.int32)
+    items[:, 0] = np.arange(1, users + 1)
+    timestep = np.tile(np.arange(size, dtype=np.int32), users)
+    arrays, run_ = packing.pack(items.ravel(), timestep, L)
+    info = data().info | dict(packed=dict(run=run_, padding=0.0), longer=0)
+    changes = {"encoder.name": name, "encoder.width": 32, "optim.lr": 1e-2}
+    method = build(info=info, **changes)
+    batch = {k: jnp.asarray(v) for k, v in arrays.items()}
+    assert len(arrays["item"]) == users and run_ == 1
+    state = jit(method.init)(jax.random.key(0), batch, {})
+    many = jit(
+        lambda state: jax.lax.fori_loop(
+            0,
+            400,
+            lambda i, s: method.train_step(s, batch, jax.random.key(i))[0],
+            state,
+        )
+    )
+    state, scores = many(state), jit(method.scores)
+    for length in range(1, size):
+        known = np.where(np.arange(size) < length, items, 0)
+        y = scores(state, known, np.full(users, length), np.full(users, length))
+        np.testing.assert_array_equal(np.argmax(y, axis=1), items[:, length])
