@@ -102,9 +102,10 @@ def parameters(path: Path) -> dict[str, np.ndarray]:
     """
     steps = [int(x.name) for x in path.glob("[0-9]*") if x.name.isdigit()]
     if not steps:
-        raise UserError(
-            f"{path} has no checkpoint: name the folder of a stage of a run"
-        )
+        stages = sorted(x.parent.name for x in path.parent.glob("*/checkpoints"))
+        what = "has no checkpoint" if path.is_dir() else "is not there"
+        which = f", such as {path.parent / stages[0]}" if stages else ""
+        raise UserError(f"{path} {what}: name the folder of a stage of a run{which}")
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     try:
         newest = path.absolute() / str(max(steps))
@@ -112,9 +113,9 @@ def parameters(path: Path) -> dict[str, np.ndarray]:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
             {"params": ocp.metadata(newest).metadata["params"]},
         )
-        partial = ocp.options.PyTreeOptions.Loading(partial_load=True)
-        options = ocp.options.PyTreeOptions(loading=partial)
-        with ocp.Context(pytree_options=options):
+        context = ocp.Context()
+        context.pytree.loading.partial_load = True
+        with context:
             found = ocp.load(newest, shapes)["params"]
     except Exception as error:  # as in `restore`
         cause = (str(error).strip() or type(error).__name__).splitlines()[0][:160]

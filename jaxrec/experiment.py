@@ -110,6 +110,7 @@ def prepare(
     What a later stage would refuse is refused here, before the first one trains.
     """
     mesh = sharding.make_mesh(**config.mesh)
+    sharding.tell_idle(mesh, config.rules)
     stages: dict[str, Stage] = {}
     evals: dict[str, dict[str, train.Evaluator]] = {}
     shapes: dict[str, TrainState] = {}

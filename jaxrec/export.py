@@ -19,6 +19,7 @@ place; only those that the program reads are kept, no optimiser and no second co
 
 import importlib.util
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,7 @@ from jaxrec import finished, logs, recommend, sharding, workdir
 from jaxrec.errors import UserError, fail
 from jaxrec.types import Method, TrainState
 
+EXPORT_AGAIN = "export the run again"
 VERSION = 1  # of the folder's layout
 TOLERANCE = 1e-4  # relative to the largest score; float32 in another order of sums
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -116,10 +118,11 @@ def write(
     made = jax_export.export(jax.jit(function), platforms=platforms)(
         weights, *args.values()
     )
-    part = out.with_name(out.name + ".part")
+    # Beside it, to be renamed, under a name that nothing of the user's has.
+    part, made_it = out.with_name(f".{out.name}.{os.getpid()}.part"), False
     try:
-        shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
+        made_it = True
         (part / "program.bin").write_bytes(made.serialize())
         (part / "program.mlir").write_text(made.mlir_module())
         np.savez(part / "weights.npz", **{k: np.asarray(v) for k, v in weights.items()})
@@ -149,7 +152,8 @@ def write(
             f"cannot write {out} ({error.strerror}): free space or name another --out"
         ) from error
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        if made_it:
+            shutil.rmtree(part, ignore_errors=True)
     return facts
 
 
@@ -228,7 +232,7 @@ def read(
     """
     folder = Path(folder)
     check_installed()
-    facts = workdir.read_json(folder / "export.json")
+    facts = workdir.read_json(folder / "export.json", EXPORT_AGAIN)
     if facts.get("version") != VERSION:
         raise UserError(
             f"{folder} has layout {facts.get('version')}, this code reads {VERSION}: "
@@ -241,9 +245,7 @@ def read(
             weights = {name: file[name] for name in file.files}
     except Exception as error:  # flatbuffers, zip and numpy raise many types
         cause = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        raise UserError(
-            f"{folder} is damaged ({cause}): export the run again"
-        ) from error
+        raise UserError(f"{folder} is damaged ({cause}): {EXPORT_AGAIN}") from error
     return call, weights, facts
 
 
@@ -255,7 +257,7 @@ def load(folder: str | Path) -> recommend.Recommender:
             f"{folder} is a policy of observations, no recommender: call it with "
             "jaxrec.export.read"
         )
-    items = workdir.read_json(Path(folder) / "items.json")
+    items = workdir.read_json(Path(folder) / "items.json", EXPORT_AGAIN)
     weights = {name: jnp.asarray(leaf) for name, leaf in weights.items()}
     return recommend.make(call, weights, items)
 

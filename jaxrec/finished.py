@@ -42,7 +42,9 @@ def find(
     """
     workdir = Path(run)
     if not (workdir / "config.json").is_file():
-        raise UserError(f"{run} holds no run (config.json): give a run's --workdir")
+        raise UserError(
+            f"{str(run) or '--run='} holds no run (config.json): give a run's --workdir"
+        )
     given = workdir_lib.read_json(workdir / "config.json")
     if not isinstance(given, dict) or "stages" not in given:
         raise UserError(f"config.json of {run} is no run's: give a run's --workdir")

@@ -18,6 +18,7 @@ carry a state take in event by event, however many, with `jaxrec.serve`. In Pyth
 
 import argparse
 import functools
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -198,7 +199,9 @@ def history_of(model: Recommender, text: str) -> list[Any]:
     """The ids of "12,7,99", whole numbers or words as the log has them; "": none."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     return [
-        word if word in model.numbers or not word.lstrip("-").isdigit() else int(word)
+        int(word)
+        if word not in model.numbers and re.fullmatch("-?[0-9]+", word)
+        else word
         for word in words
     ]
 

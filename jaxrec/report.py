@@ -178,9 +178,9 @@ def report(
             text += f"\n{aligned(more)}\n" if more else ""
         text += "\n[95% stratified bootstrap interval]\n"
     write(out / "table.md", text.encode())
-    for metric in dict.fromkeys(row["metric"] for row in rows):
-        plot_metric(runs, metric, task, out / file_name(metric))
     page.write_pages(experiments(runs), rows, out)
+    for metric in dict.fromkeys(row["metric"] for row in rows):  # may be many: last
+        plot_metric(runs, metric, task, out / file_name(metric))
     return text
 
 

@@ -10,7 +10,9 @@ A rule is one of
   item over `model`, `fsdp` all other parameters, their target copies and their
   optimiser moments over `data`. `--config.rules=items,fsdp` does both.
 
-The first rule that fits a leaf decides. Optimiser moments and target networks carry the
+The first rule that can split a leaf decides: a method's new table of items needs a path
+that `_ROWS` or `_NUMBERS` finds, or `items` leaves it whole, which
+`tests/test_split_catalogue.py` notices. Optimiser moments and target networks carry the
 parameter's path inside their own, so one rule places them all.
 """
 

@@ -69,6 +69,7 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
         at_least(0 if field == "seed" else 1, f"eval.{field}", value)
     check_tuples(config.data, lifelong.HPARAMS, "data", "lifelong")
     rules.parse(config.rules)
+    at_least(0, "profile.steps", config.get("profile", {}).get("steps", 0))
     at_least(1, "num_seeds", config.num_seeds)
     at_least(0, "seed", config.seed)
     for field in ("seed", "time_limit"):

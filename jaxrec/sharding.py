@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxrec import logs
 from jaxrec import rules as rules_lib
 from jaxrec.types import UserError
 
@@ -86,6 +87,18 @@ def place(mesh: Mesh, tree: Any, rules: Sequence[Any], leading: int = 0) -> Any:
         if rule.source not in used:
             raise UserError(unused(rule.source, found, tree, leading))
     return placed
+
+
+def tell_idle(mesh: Mesh, rules: Sequence[Any]) -> None:
+    """Says which rules split over axes of size 1 alone: everything stays whole."""
+    axes: dict[str, set[str]] = {}
+    for rule in rules_lib.parse(rules):
+        named = {rule.axes} if isinstance(rule.axes, str) else set(rule.axes) - {None}
+        axes.setdefault(rule.source, set()).update(named)
+    for source, names in axes.items():
+        if all(mesh.shape[name] == 1 for name in names):
+            sizes = " and ".join(f"mesh.{name}" for name in sorted(names))
+            logs.say(f"sharding rule {source} splits nothing here: {sizes} is 1")
 
 
 def unused(

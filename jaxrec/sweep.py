@@ -14,6 +14,7 @@ fault of the input; 128 + N stopped by signal N. No JAX is imported.
 import argparse
 import itertools
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from jaxrec.errors import UserError, fail
 
 SLURM = Path(__file__).parents[1] / "launch" / "slurm.sh"
 INPUT_FAULT = 2  # exit status of jaxrec.main
+MOST = 10_000  # seeds of a range
 
 
 class Point(NamedTuple):
@@ -61,12 +63,15 @@ def values(text: str) -> list[str]:
 def seeds(text: str) -> list[int]:
     """0-2,7 -> [0, 1, 2, 7]. Raises UserError for anything else."""
     found: list[int] = []
-    try:
-        for part in text.split(","):
-            first, _, last = part.partition("-")
-            found += range(int(first), int(last or first) + 1)
-    except ValueError:
-        found = []
+    for part in text.split(","):
+        if not re.fullmatch("[0-9]{1,10}(-[0-9]{1,10})?", part):
+            found = []
+            break
+        first, _, last = part.partition("-")
+        numbers = range(int(first), int(last or first) + 1)
+        if numbers.stop > 2**32 or len(numbers) > MOST:
+            raise UserError(f"--seeds={text}: at most {MOST:,} of them, below 2^32")
+        found += numbers
     if not found or len(set(found)) < len(found):
         raise UserError(f"--seeds={text}: give numbers and ranges such as 0-2,7")
     return found
@@ -79,7 +84,7 @@ def grid(settings: Sequence[str]) -> dict[str, list[str]]:
         field, equals, text = setting.partition("=")
         field = field.removeprefix("config.")
         options = values(text)
-        if not field or not equals or "" in options:
+        if not re.fullmatch(r"\w+(\.\w+)*", field) or not equals or "" in options:
             raise UserError(f"--grid={setting}: give FIELD=VALUE,VALUE,...")
         if field in found or len(set(options)) < len(options):
             raise UserError(f"--grid={setting}: the field or a value comes twice")
@@ -187,13 +192,13 @@ def say(text: str) -> None:
     print(f"sweep: {text}", file=sys.stderr, flush=True)
 
 
-def submit(todo: Sequence[Point], out: Path, flags: str, dry: bool) -> int:
+def submit(todo: Sequence[Point], out: Path, flags: Sequence[str], dry: bool) -> int:
     """Hand the runs to launch/slurm.sh as one job array."""
     if not SLURM.exists():
         raise UserError(f"no {SLURM}: install the package from its checkout, with -e")
     lines = "".join(shlex.join(point.flags) + "\n" for point in todo)
     array = out / "runs.txt"
-    words = ["bash", str(SLURM), f"--array={array}", *shlex.split(flags)]
+    words = ["bash", str(SLURM), f"--array={array}", *flags]
     if dry:
         print(
             f"cat >{shlex.quote(str(array))} <<'END'\n{lines}END\n{shlex.join(words)}"
@@ -202,6 +207,13 @@ def submit(todo: Sequence[Point], out: Path, flags: str, dry: bool) -> int:
     out.mkdir(parents=True, exist_ok=True)
     array.write_text(lines)
     return subprocess.run(words, env=os.environ | {"PYTHON": sys.executable}).returncode
+
+
+def folder(text: str) -> Path:
+    """For argparse: not the current folder by an empty text."""
+    if not text:
+        raise argparse.ArgumentTypeError("give a folder")
+    return Path(text)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -213,7 +225,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     found.add_argument("--config", required=True, help="file, as of jaxrec.main")
-    found.add_argument("--out", required=True, type=Path, help="folder of all runs")
+    found.add_argument("--out", required=True, type=folder, help="folder of all runs")
     found.add_argument(
         "--grid",
         action="append",
@@ -244,17 +256,27 @@ def work(argv: Sequence[str] | None) -> int:
     for word in more:
         if not word.startswith("--config."):
             raise UserError(f"unknown argument {word}: runs take --config.FIELD=VALUE")
+    settings = grid(flags.grid)
+    for word in more:
+        field = word.removeprefix("--config.").partition("=")[0]
+        if field == "seed" or field in settings:
+            by = "--seeds" if field == "seed" else "--grid"
+            raise UserError(f"{word}: {by} gives that field already, leave one out")
     if flags.jobs < 1:
         raise UserError(f"--jobs={flags.jobs}: it must be 1 or more")
     if not Path(flags.config.partition(":")[0]).is_file():
         raise UserError(f"no config file {flags.config}: see configs/")
-    every = points(flags.config, flags.out, grid(flags.grid), seeds(flags.seeds), more)
+    try:
+        slurm = None if flags.slurm is None else shlex.split(flags.slurm)
+    except ValueError as error:
+        raise UserError(f"--slurm={flags.slurm}: {error}") from error
+    every = points(flags.config, flags.out, settings, seeds(flags.seeds), more)
     todo = [point for point in every if not point.finished]
     say(f"{len(every)} runs, {len(every) - len(todo)} finished")
     report = f"python -m jaxrec.report {shlex.quote(str(flags.out))} --out="
     report += shlex.quote(str(flags.out / "report"))
-    if todo and flags.slurm is not None:
-        status = submit(todo, flags.out, flags.slurm, flags.dry_run)
+    if todo and slurm is not None:
+        status = submit(todo, flags.out, slurm, flags.dry_run)
         print(f"# when they are done: {report}")
         return status
     if flags.dry_run:

@@ -39,7 +39,9 @@ def parameters(path: str) -> dict[str, np.ndarray]:
 
     Raises UserError where there are none or they are of different models.
     """
-    folders = [Path(part) for part in path.split(",")]
+    if "" in (parts := path.split(",")):
+        raise UserError(f"warm_start.path={path}: a folder is missing between commas")
+    folders = [Path(part).expanduser() for part in parts]
     found = [checkpoint.parameters(folder / "checkpoints") for folder in folders]
     shapes = [{name: x.shape for name, x in one.items()} for one in found]
     for folder, one in zip(folders, shapes):

@@ -77,10 +77,16 @@ def importance(*configs: dict[str, Any]) -> Callable[[str], tuple]:
     return order
 
 
-def read_json(path: Path) -> dict[str, Any]:
+TRAIN_AGAIN = (
+    "delete it and give the command that trains the run again, which writes it anew"
+)
+
+
+def read_json(path: Path, remedy: str = TRAIN_AGAIN) -> dict[str, Any]:
     """A file that the run wrote. Raises UserError, with the remedy, for a damaged one.
 
-    The same command writes it anew: from the stages, or from their last checkpoints.
+    The command that trained it writes it anew, from the stages or from their last
+    checkpoints.
     """
     try:
         found = json.loads(path.read_text())
@@ -88,8 +94,7 @@ def read_json(path: Path) -> dict[str, Any]:
             raise ValueError("no JSON object")
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path} is damaged ({' '.join(str(error).split())}): delete it and give "
-            "the same command again, which writes it anew"
+            f"{path} is damaged ({' '.join(str(error).split())}): {remedy}"
         ) from error
     return found
 

@@ -21,8 +21,19 @@ quoted() {
     echo "${line% }"
 }
 
-# number NAME VALUE: dies unless VALUE is a positive number.
-number() { [[ $2 =~ ^[1-9][0-9]*$ ]] || die "--$1=$2: give a positive number"; }
+# number NAME VALUE: dies unless VALUE is a positive number, of six digits at most.
+number() { [[ $2 =~ ^[1-9][0-9]{0,5}$ ]] || die "--$1=$2: give a positive number"; }
+
+# count NAME VALUE: as `number`, but 0 is one too.
+count() { [[ $2 =~ ^(0|[1-9][0-9]{0,5})$ ]] || die "--$1=$2: give a number"; }
+
+# only_flags WORD...: dies at a word that is no flag: "--nodes 2" instead of --nodes=2.
+only_flags() {
+    local word
+    for word; do
+        [[ $word == -* ]] || die "$word is no flag: give --NAME=VALUE, with the sign ="
+    done
+}
 
 # flag NAME WORD...: the value of --NAME=VALUE among the words, nothing without it.
 flag() {

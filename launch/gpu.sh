@@ -28,7 +28,10 @@ for word; do
     case $word in
     --processes=*) processes=$value ;;
     --gpus=*) gpus=$value ;;
-    --cpu=*) cpu=$value ;;
+    --cpu=*)
+        number cpu "$value"
+        cpu=$value
+        ;;
     --port=*) port=$value ;;
     --retries=*) retries=$value ;;
     --grace=*) grace=$value ;;
@@ -37,18 +40,18 @@ for word; do
     *) flags+=("$word") ;;
     esac
 done
+only_flags "${flags[@]+"${flags[@]}"}"
 number processes "$processes"
 number grace "$grace"
-[[ $retries =~ ^[0-9]+$ ]] || die "--retries=$retries: give a number"
+count retries "$retries"
+[[ -z $port ]] || number port "$port"
 [[ -n $(flag config "${flags[@]+"${flags[@]}"}") ]] ||
     die "no --config=FILE: for example --config=configs/otto.py"
 if ((processes > 1)) && [[ -z $(flag workdir "${flags[@]}") ]]; then
     die "no --workdir=DIR: several processes share one"
 fi
 
-if [[ -n $cpu ]]; then
-    number cpu "$cpu"
-elif ((processes > 1)); then
+if [[ -z $cpu ]] && ((processes > 1)); then
     gpus=${gpus:-${CUDA_VISIBLE_DEVICES:-}}
     if [[ -z $gpus ]] && command -v nvidia-smi >/dev/null; then
         gpus=$(nvidia-smi --query-gpu=index --format=csv,noheader | paste -sd,)
@@ -57,6 +60,8 @@ elif ((processes > 1)); then
     ((${#list[@]} > 0)) || die "no GPUs found: give --gpus=0,1 or --cpu=1"
     ((${#list[@]} % processes == 0)) ||
         die "${#list[@]} GPUs ($gpus) are not shared evenly by $processes processes"
+    [[ -z $(printf '%s\n' "${list[@]}" | sort | uniq -d) ]] ||
+        die "--gpus=$gpus: one of them comes twice"
 fi
 
 # command_of N: sets `words`, the command of process N.
@@ -83,7 +88,6 @@ forward() { # the processes have sessions of their own, so each signal comes onc
     stopping=1
     ((${#pids[@]} == 0)) || kill -TERM "${pids[@]}" 2>/dev/null || true
 }
-trap forward TERM INT USR1
 
 # run_once: all processes, from their start to the end of the last; sets `status`.
 run_once() {
@@ -128,6 +132,7 @@ if [[ -n $dry ]]; then
     echo wait
     exit 0
 fi
+trap forward TERM INT USR1
 for ((attempt = 0; ; attempt++)); do
     run_once
     if [[ -n $stopping ]] || ((attempt == retries)) || ! worth_retrying "$status"; then

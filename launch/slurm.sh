@@ -49,9 +49,11 @@ for word; do
     *) flags+=("$word") ;;
     esac
 done
-for value in "$gpus" "$retries"; do
-    [[ $value =~ ^[0-9]+$ ]] || die "--gpus=$gpus --retries=$retries: give numbers"
-done
+only_flags "${flags[@]+"${flags[@]}"}"
+count gpus "$gpus"
+count retries "$retries"
+[[ -z $cpus ]] || number cpus "$cpus"
+[[ -z $at_once ]] || number at-once "$at_once"
 processes=${processes:-$((gpus > 0 ? gpus : 1))}
 number nodes "$nodes"
 number processes "$processes"
@@ -60,7 +62,7 @@ if ((gpus > 0 && processes != 1 && processes != gpus)); then
     die "--processes=$processes: one for each of the $gpus GPUs of a node, or 1 for all"
 fi
 if [[ -n $array ]]; then
-    [[ -r $array ]] || die "cannot read --array=$array: python -m jaxrec.sweep writes it"
+    [[ -f $array && -r $array ]] || die "cannot read --array=$array: python -m jaxrec.sweep writes it"
     ((${#flags[@]} == 0)) || die "${flags[0]} beside --array: put it into its lines"
     array=$(realpath "$array")
     runs=$(grep -c . "$array") || die "--array=$array is empty"
@@ -76,6 +78,8 @@ else
     output=$workdir/slurm-%j.log
     words="flags=($(quoted "${flags[@]}"))"
 fi
+[[ $output != *[[:space:]]* ]] ||
+    die "$output: a line of #SBATCH ends at a blank, take a folder without one"
 [[ -z $cpus ]] || more+=("--cpus-per-task=$cpus")
 ((gpus == 0)) || more+=("--gpus-per-node=$gpus")
 

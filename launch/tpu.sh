@@ -55,7 +55,10 @@ for word; do
     --dry-run) dry=1 ;;
     --help) usage "$0" && exit 0 ;;
     -*) flags+=("$word") ;;
-    *) name=$word ;;
+    *)
+        [[ -z $name ]] || die "$word: after the name $name, give --NAME=VALUE"
+        name=$word
+        ;;
     esac
 done
 [[ $name =~ ^[a-z][a-z0-9-]*$ ]] || die "give the TPU VM a name: launch/tpu.sh NAME ..."

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 # Run as they stand, in this order, after `runs/sqn` was trained in its smoke form.
 RUN = (
+    "python -m jaxrec.main --config=configs/ce.py --config.data.source=table",
     "python -m jaxrec.recommend",
     "echo ",
     "python -m jaxrec.evaluate",
@@ -136,6 +137,12 @@ def test_flags_of_what_takes_long_are_good(folder):
 def test_commands_run_as_they_stand(folder):
     small = "--config=configs/sqn.py:smoke --config.train.steps=20 --workdir=runs/sqn"
     shell(f"python -m jaxrec.main {small} '--config.train.evals=()'", folder)
+    rows = [
+        f"u{user},{(7 * user + k * k) % 120},{k}"
+        for user in range(60)
+        for k in range(15)
+    ]
+    (folder / "own.csv").write_text("\n".join(["user,item,time", *rows]) + "\n")
     found = [command for command in commands() if kind(command) == RUN]
     found.sort(key=lambda command: "report" in command)  # what there is by then
     for command in found:

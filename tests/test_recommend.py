@@ -105,6 +105,7 @@ def test_ids_of_words():
     assert recommend.history_of(one, "") == []
     word = one._replace(numbers={"30": 1, "tea pot": 2})
     assert recommend.history_of(word, "30,tea pot,9") == ["30", "tea pot", 9]
+    assert recommend.history_of(word, "-5,--5,\u00b2") == [-5, "--5", "\u00b2"]
 
 
 def test_an_export_answers_as_the_run(tmp_path, monkeypatch, capsys):

@@ -100,3 +100,15 @@ def test_parameters_over_data_give_the_same_run(tmp_path):
     assert plain.params["table"]["weights"].size == rules.SMALLEST
     for leaf in jax.tree.leaves((split.params, split.opt_state[0].mu)):
         assert leaf.addressable_shards[0].data.shape == (16, 8)
+
+
+def test_a_rule_over_an_axis_of_one_is_named(capsys):
+    given = ("items,fsdp", ("dense/kernel", ("data", None)))
+    sharding.tell_idle(sharding.make_mesh(2, 1), given)
+    found = capsys.readouterr().err
+    assert "sharding rule 'items' splits nothing here: mesh.model is 1" in found
+    assert found.count("\n") == 1
+    sharding.tell_idle(sharding.make_mesh(1, 2), given)
+    assert capsys.readouterr().err.count("splits nothing here: mesh.data is 1") == 2
+    sharding.tell_idle(sharding.make_mesh(2, 2), given)
+    assert not capsys.readouterr().err

@@ -32,6 +32,7 @@ def test_what_ships_is_accepted(name):
         ("otto", "stages", ("world", "world"), "none twice"),
         ("otto", "stages", ("data",), "has no section"),
         ("td3bc", "num_seeds", 0, "must be positive"),
+        ("td3bc", "profile.steps", -1, "must be 0 or more"),
         ("td3bc", "eval.episodes", 0, "must be positive"),
         ("td3bc", "eval.batch_size", 0, "must be positive"),
         ("td3bc", "eval.fqe_steps", 0, "must be positive"),

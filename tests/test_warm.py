@@ -53,9 +53,13 @@ def test_a_pattern_chooses_and_targets_follow():
 
 
 def test_what_cannot_be_taken_is_named(tmp_path):
-    with pytest.raises(UserError, match="nothing/checkpoints has no checkpoint"):
+    with pytest.raises(UserError, match="nothing/checkpoints is not there: name the"):
         warm.parameters(str(tmp_path / "nothing"))
     saved_at(tmp_path / "a", 1.0)
+    with pytest.raises(UserError, match=f"stage of a run, such as {tmp_path}/a$"):
+        warm.parameters(str(tmp_path))
+    with pytest.raises(UserError, match="a folder is missing between commas"):
+        warm.parameters(f"{tmp_path}/a,")
     state = TrainState(jnp.int32(0), {"other": jnp.zeros(2)}, None)
     with checkpoint.opened(tmp_path / "b" / "checkpoints") as saved:
         checkpoint.save(saved, 1, state, {}).result()
