@@ -150,7 +150,7 @@ def test_held_out_ranks_by_hand():
     [
         (dict(inference="true"), ["'true'", "oracle"]),
         (dict(stage="world"), ["'world'", "method profile"]),
-        (dict(observe=(1, 2)), ["(1, 2)", "(1, 3)", "'profile'"]),
+        (dict(observe=(1, 2)), ["(1, 2)", "(1, 3)", "'inference'"]),
     ],
 )
 def test_bad_settings(changes, words):
@@ -168,9 +168,9 @@ def test_steps_of_what_is_no_diffusion():
 
 
 def two_types(num, seed):
-    """Sessions of 8 events: item 1 first, then items of one of two disjoint halves.
+    """Sessions of 8 events of one of two disjoint halves, but the seventh is item 1.
 
-    So a session of the first event is ambiguous and any later one is not.
+    So what is seen by L = 1 before the eighth is ambiguous, by more it is not.
     """
     generator = np.random.default_rng(seed)
     kind = generator.integers(2, size=num)
@@ -179,7 +179,7 @@ def two_types(num, seed):
         + 9 * kind[:, None]
         + generator.permuted(np.tile(np.arange(9), (num, 1)), axis=1)
     )
-    items[:, 0] = 1
+    items[:, 6] = 1
     flat = items[:, :8].reshape(-1).astype(np.int32)
     step = np.tile(np.arange(8), num).astype(np.int32)
     last = step == 7
@@ -222,7 +222,7 @@ def task_a(data, kind, observe):
 
 @pytest.mark.slow
 def test_two_types_of_users():
-    """The first event tells nothing: samples of diffusion are of a type each, so their
+    """The last event tells nothing: samples of diffusion are of a type each, so their
     spread is that of the types, where the regressor gives the mean; two events tell
     the type, and both are alike. Recall is bounded by the oracle's everywhere."""
     data = ambiguous()
