@@ -262,7 +262,7 @@ def advance_rows(
     check(model, states)
     check_k(model, k)
     rows, last = np.asarray(rows), len(states.layers[0].state) - 1
-    if len({*rows.tolist()} & {*range(last + 1)}) < len(rows):
+    if len({*rows.tolist()}) < len(rows) or ((rows < 0) | (rows > last)).any():
         raise UserError(f"rows {rows.tolist()}: give distinct ones from 0 to {last}")
     check_events(model, items, length, len(rows))
     args = model.network, model.params, states.layers, rows, items, length, k

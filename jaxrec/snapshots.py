@@ -15,8 +15,6 @@ from jaxrec import serving
 from jaxrec.errors import UserError
 from jaxrec.models import mamba
 
-WRONG = ValueError, KeyError, TypeError, RecursionError  # of content that is none
-
 
 def save(path: str | Path, states: serving.States, users: Sequence[Any]) -> None:
     """Write States and the names of their users (JSON) to an .npz file, whole or not.
@@ -68,7 +66,10 @@ def restore(path: str | Path, model: serving.Model) -> tuple[serving.States, lis
         raise UserError(f"{path}: {error}") from error
     except FileNotFoundError as error:
         raise UserError(f"no snapshot {path}: name one that serving wrote") from error
-    except (OSError, EOFError, *WRONG, zipfile.BadZipFile) as error:
+    except (
+        *(OSError, EOFError, ValueError, KeyError, TypeError),
+        *(RecursionError, zipfile.BadZipFile),
+    ) as error:
         raise UserError(
             f"{path} is no snapshot of states, or a damaged one: compute them again "
             "from the histories"
