@@ -273,11 +273,9 @@ def check(config: Any, info: dict[str, Any]) -> None:
         )
     packed, longer = info.get("packed"), info.get("longer")
     if longer:
-        done = (
-            "and evaluation see"
-            if packed is None
-            else ("goes on with their state, evaluation sees")
-        )
+        done = "goes on with their state, evaluation sees"
+        if packed is None:
+            done = "and evaluation see"
         logs.say(
             f"{longer:,} histories are longer than data.seq_len={info['seq_len']}: "
             f"training {done} their last events"
