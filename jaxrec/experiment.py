@@ -163,7 +163,7 @@ def build(
         seed=config.seed,
         num_seeds=config.num_seeds,
         mesh=mesh,
-        rules=rules.parse(config.rules),
+        rules=rules.parse(config.rules) + rules.parse(method.rules),
         device_data_limit=config.device_data_limit,
         headline=config.headline,
         # Runs of before there were traces have no field.

@@ -8,7 +8,8 @@ A rule is one of
   SMALLEST numbers and those without such a dimension stay whole;
 - the name of a preset: `items` splits the tables of items and what is stored for each
   item over `model`, `fsdp` all other parameters, their target copies and their
-  optimiser moments over `data`. `--config.rules=items,fsdp` does both.
+  optimiser moments over `data`. `--config.rules=items,fsdp` does both. `games`, the
+  games being played and their replay over `data`, is a rule of the methods that play.
 
 The first rule that can split a leaf decides: a method's new table of items needs a path
 that `_ROWS` or `_NUMBERS` finds, or `items` leaves it whole, which
@@ -38,6 +39,9 @@ PRESETS: Mapping[str, tuple[tuple[str, Axes | str], ...]] = {
         (_NUMBERS, ("model",)),
     ),
     "fsdp": ((r"^(params|target_params|opt_state)/", "data"),),
+    "games": (
+        (r"^extra/(replay|games/(state|hidden|fresh|returned))(/|$)", ("data",)),
+    ),
 }
 FORMS = (
     "give (pattern, (axis or None, ...)), (pattern, axis) or one of "
@@ -71,7 +75,7 @@ class Rule(NamedTuple):
             if axis is not None and size % sizes[axis]:
                 raise UserError(
                     f"sharding rule {self.source}: {name} has {size} rows, not "
-                    f"divisible by mesh.{axis}={sizes[axis]}"
+                    f"divisible by mesh.{axis}={sizes[axis]}: change one of the two"
                 )
         return self.axes
 

@@ -59,6 +59,8 @@ class Method(NamedTuple):
     `factors`: of `scores` that are products with rows of items, for an index of them.
     `splits_time`: whether training can split histories over `mesh.time`, see
         `ops.context`.
+    `rules`: what the mesh splits of its state whatever the config's rules, such as
+        "games", see `jaxrec.rules`.
     """
 
     init: Callable[..., TrainState]
@@ -72,6 +74,7 @@ class Method(NamedTuple):
     values: Callable[..., dict[str, Array]] | None = None
     factors: "Factors | None" = None
     splits_time: bool = False
+    rules: tuple[str, ...] = ()
 
 
 class Factors(NamedTuple):

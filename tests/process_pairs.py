@@ -26,12 +26,13 @@ FLAGS = (
 )
 
 
-def launch(folder, *flags, processes=2, cpu=1):
+def launch(folder, *flags, processes=2, cpu=1, run=FLAGS):
     """launch/gpu.sh with `processes` of `cpu` CPU devices each."""
     command = ["bash", "launch/gpu.sh", f"--processes={processes}", f"--cpu={cpu}"]
-    command += [*FLAGS, *flags, f"--config.data.data_dir={folder.parent}/data"]
+    if run is FLAGS:
+        flags = (*flags, f"--config.data.data_dir={folder.parent}/data")
     return subprocess.Popen(
-        [*command, f"--workdir={folder}"],
+        [*command, *run, *flags, f"--workdir={folder}"],
         cwd=ROOT,
         env=os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,
@@ -46,10 +47,10 @@ def finish(process):
     return error
 
 
-def outcome(folder):
+def outcome(folder, step=200):
     """(arrays of the last state, lines of metrics without clocks)"""
     lines = [json.loads(x) for x in (folder / "train/metrics.jsonl").open()]
-    path = folder / "train/checkpoints/200"
+    path = folder / f"train/checkpoints/{step}"
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),

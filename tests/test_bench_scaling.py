@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxrec import sharding, train
-from jaxrec.bench import collectives, scaling
+from jaxrec.bench import collectives, scaling, scaling_cases
 from jaxrec.errors import UserError
 
 
@@ -113,7 +113,7 @@ def test_small_catalogues_are_compiled():
 
 @pytest.mark.slow
 def test_arguments_are_the_bytes_of_a_real_state():
-    stage = scaling.stage_of(scaling.CASES["ce"], 60_000, (1, 8))
+    stage = scaling_cases.stage_of(scaling_cases.CASES["ce"], 60_000, (1, 8, 1))
     state = train.initial_state(stage, {})
     mine = [x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state)]
     (row,) = (r for r in rows() if r["items"] == 60_000 and r["program"] == "update")
@@ -127,3 +127,23 @@ def test_members_draw_rows_where_the_batch_is_split():
     few, many = scaling.compiled_rows(["world_transformer"], args)
     assert many["batch_size"] == 4 * few["batch_size"]
     assert many["temporary_bytes"] < 1.2 * few["temporary_bytes"]
+
+
+@pytest.mark.slow
+def test_devices_along_time_share_a_history():
+    """No row more for them, and less memory; what cannot split time takes more rows."""
+    args = scaling.parse(["--meshes=1x2x1,1x2x4", "--items=1000", "--no-ranking"])[1]
+    whole, parts = scaling.compiled_rows(["recmamba"], args)
+    assert whole["batch_size"] == parts["batch_size"] == 1 and parts["time"] == 4
+    assert parts["temporary_bytes"] < 0.6 * whole["temporary_bytes"]
+    few, many = scaling.compiled_rows(["ce"], args)
+    assert many["time"] == 1 and many["batch_size"] == 4 * few["batch_size"]
+
+
+@pytest.mark.slow
+def test_games_are_shared_out():
+    args = scaling.parse(["--meshes=1x2,1x8"])[1]
+    few, many = scaling.compiled_rows(["sidiff"], args)
+    assert many["batch_size"] == 4 * few["batch_size"] == 32 * 8
+    assert many["temporary_bytes"] < 1.2 * few["temporary_bytes"]
+    assert many["collective_bytes"]["all-reduce"] > 0

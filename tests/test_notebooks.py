@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LIMIT = 300_000  # bytes
+SECONDS = 180
 
 # What IPython does with the last expression of a cell, and shows of pictures.
 PRELUDE = """
@@ -42,6 +45,23 @@ def cells(path, kind):
 def plain(code):
     """Without the lines of IPython's own, which fetch and install."""
     return re.sub(r"^(\s*)[!%].*$", r"\1pass", code, flags=re.M)
+
+
+def as_script(code, python):
+    """With what IPython's own lines do; `%pip` is that of `python`."""
+    done = {
+        "!": lambda rest: f"shell({rest!r})",
+        "%pip ": lambda rest: f"shell({f'{python} -m pip {rest}'!r})",
+        "%cd ": lambda rest: f"os.chdir({rest!r})",
+    }
+    magic = rf"^(\s*)({'|'.join(done)})(.*)$"
+    return re.sub(magic, lambda m: m[1] + done[m[2]](m[3]), code, flags=re.M)
+
+
+def seconds_used():
+    """(on the wall, on all cores by processes that ended) up to now."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.monotonic(), used.ru_utime + used.ru_stime
 
 
 def names(path):
@@ -81,6 +101,7 @@ def test_notebooks_run(tmp_path, path):
         TMPDIR=str(tmp_path),
         PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     )
+    before = seconds_used()
     done = subprocess.run(
         [sys.executable, str(script)],
         cwd=ROOT,
@@ -89,3 +110,40 @@ def test_notebooks_run(tmp_path, path):
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    wall, cores = (b - a for a, b in zip(before, seconds_used()))
+    print(f"{path.stem}: {wall:.0f} s, {cores:.0f} s of all cores")
+    # The wall's clock counts other work of a busy machine too.
+    assert min(wall, cores) < SECONDS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=names)
+def test_the_first_cell_installs_on_colab(tmp_path, path):
+    """In a virtual environment that is empty, from this checkout as the repository."""
+    code = cells(path, "code")[0]
+    url = "https://github.com/jaxrec/jaxrec"
+    assert url in code
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "colab"], check=True)
+    python = tmp_path / "colab" / "bin" / "python"
+    remote = tmp_path / "remote" / "jaxrec"
+    remote.parent.mkdir()
+    remote.symlink_to(ROOT)
+    script = tmp_path / "cell.py"
+    script.write_text(
+        "import subprocess, sys, types\n"
+        "sys.modules['google.colab'] = types.ModuleType('colab')\n"
+        "shell = lambda line: subprocess.run(line, shell=True, check=True)\n"
+        + as_script(code.replace(url, str(remote)), python)
+        + "\nassert os.path.isdir('configs')\n"
+        f"shell('{python} -m jaxrec.main --config=configs/ce.py:smoke'\n"
+        "      ' --config.data.data_dir=data --workdir=run')\n"
+    )
+    done = subprocess.run(
+        [python, script],
+        cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "jaxrec" / "run" / "summary.json").exists()

@@ -158,15 +158,15 @@ def test_the_gate_opens_after_the_warm_up():
 
 def test_tokens():
     grid = jnp.arange(2 * 5 * 6 * 3.0).reshape(2, 5, 6, 3)
-    found = np.asarray(as_tokens(grid, 4))
+    found = np.asarray(as_tokens(grid, 3, 4))
     assert found.shape == (2, 4, 48)
     first = np.asarray(grid)[0, :4, :4].reshape(-1)
     np.testing.assert_array_equal(found[0, 0], first)
     corner = found[0, 3].reshape(4, 4, 3)
     np.testing.assert_array_equal(corner[:1, :2], np.asarray(grid)[0, 4:, 4:])
     assert (corner[1:] == 0).all() and (corner[:, 2:] == 0).all()
-    assert as_tokens(jnp.ones((2, 33)), 4).shape == (2, 2, 32)
-    assert as_tokens(jnp.ones((2, 7, 3)), 4).shape == (2, 7, 3)
+    assert as_tokens(jnp.ones((2, 33)), 1, 4).shape == (2, 2, 32)
+    assert as_tokens(jnp.ones((2, 7, 3)), 2, 4).shape == (2, 7, 3)
 
 
 def test_samples_are_told_apart_and_read():

@@ -84,3 +84,24 @@ def test_a_fault_of_the_input_is_told_once(tmp_path):
     assert process.returncode == 2
     assert "starting again" not in error and "Traceback" not in error
     assert "td3bc learns from single transitions" in error
+
+
+GAMES = (
+    "--config=configs/sidiff.py:smoke",
+    "--config.data.source=meeting",
+    "--config.data.name=two_on_5",
+    "--config.data.settings=",
+    "--config.train.steps=20",
+    "--config.train.log_every=10",
+    "--config.train.checkpoint_every=10",
+    "--config.eval.episodes=16",
+)
+
+
+@pytest.mark.slow
+def test_games_are_shared_out_over_processes(tmp_path):
+    """Games and replay live half on each process, and are played as on one."""
+    both, alone = tmp_path / "both", tmp_path / "alone"
+    finish(launch(both, run=GAMES))
+    finish(launch(alone, run=GAMES, processes=1, cpu=2))
+    assert_close(outcome(both, 20), outcome(alone, 20))

@@ -16,102 +16,32 @@ Compiled for CPUs: compilers for GPUs and TPUs fuse other loops, pad arrays and 
 choose other collectives. Arguments are the same there, the rest is an estimate. LLVM's
 optimisations are left out, which changes no buffer and no collective.
 
-The rows of a batch grow with `data` (weak scaling). Methods with a table of items split
-it over `model` (rules=items); the others, copied to all devices, share out the batch.
+The rows of a batch grow with `data` (weak scaling), which are games where a team plays.
+Methods with a table of items split it over `model` (rules=items), those whose encoder
+can split their histories over `time`; the others share out the batch over all devices.
 """
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict, FrozenConfigDict
 
 from jaxrec import held_out, metrics, program, recommender_evaluators, sharding, train
-from jaxrec.bench import collectives, offline_rl, recsys, timing
-from jaxrec.data import loader, packing, rows, trajectories
+from jaxrec.bench import collectives, timing
+from jaxrec.bench.scaling_cases import CASES, stage_of
+from jaxrec.data import loader
 from jaxrec.errors import UserError, fail
-from jaxrec.methods import ce, recmamba, snqn, td3bc, world_transformer
-from jaxrec.types import Dataset
 
 RANKED = 64  # events of a call
 CAPACITIES = (16, 80, 192)  # GB of a device
 LARGEST = 2**31 - 128  # items: their numbers have 32 bits
 SHARED = ("all-reduce", "all-gather")  # kinds with a column of their own
-
-
-class Case(NamedTuple):
-    """A method at given sizes; `rows`: of a batch, for each step along `data`."""
-
-    module: Any
-    rows: int
-    fields: dict[str, Any] = {}  # of its HPARAMS
-    kind: str = "events"  # of data: events, packed, transitions, windows
-    share: float = 1.0  # see collectives.traffic
-
-
-SASREC = {"encoder.name": "sasrec"}
-CASES = {
-    "ce": Case(ce, 64, SASREC | dict(positions="all")),
-    "snqn": Case(snqn, 64, SASREC, share=0.5),
-    "recmamba": Case(recmamba, 1, kind="packed"),
-    "recmamba_sparse": Case(recmamba, 1, dict(loss="bce", sparse=True), kind="packed"),
-    "td3bc": Case(td3bc, 256, kind="transitions"),
-    "world_transformer": Case(world_transformer, 64, kind="windows"),
-}
-
-
-def has_items(case: Case) -> bool:
-    return case.kind in ("events", "packed")
-
-
-def data(case: Case, num_items: int, num_rows: int) -> Dataset:
-    """Enough rows for a batch; most items of the catalogue do not occur in them."""
-    if not has_items(case):
-        found = offline_rl.dataset(max(2_000, num_rows), 17, 6).train
-        columns = {name: found[name] for name in ("observation", "action", "reward")}
-        timeout = np.arange(1, len(found["reward"]) + 1) % 100 == 0
-        raw = rows.from_arrays(
-            **columns,
-            terminal=np.zeros_like(timeout),
-            timeout=timeout,
-            info=dict(name="noise"),
-        )
-        window = 10 if case.kind == "windows" else 0
-        settings = SimpleNamespace(window=window, top=1.0, valid_fraction=0.1, seed=0)
-        return trajectories.dataset(raw, settings)
-    size = 2_048 if case.kind == "packed" else 10
-    found = recsys.dataset(1_000, 6 * max(1_000, num_rows * size), size)
-    vocab = -(-(num_items + 1) // 128) * 128
-    count = np.broadcast_to(np.float64(1), (vocab,))  # one number, however many items
-    info = found.info | dict(num_items=num_items, vocab=vocab, item_count=count)
-    found = found._replace(info=info, evals=dict(test=found.train))
-    return packing.view(found, "packed", size) if case.kind == "packed" else found
-
-
-def stage_of(case: Case, num_items: int, shape: Sequence[int]) -> program.Stage:
-    """The stage on a mesh (data, model)."""
-    if not has_items(case):
-        shape = shape[0] * shape[1], 1
-    batch_size = case.rows * shape[0]
-    section = ConfigDict(case.module.HPARAMS | dict(steps=10**6, batch_size=batch_size))
-    section.update_from_flattened_dict(case.fields)
-    dataset = data(case, num_items, batch_size)
-    return program.Stage(
-        name="bench",
-        config=section,
-        method=case.module.make(FrozenConfigDict(section), dataset.info),
-        dataset=dataset,
-        seed=0,
-        num_seeds=1,
-        mesh=sharding.make_mesh(*shape),
-        rules=("items",) if has_items(case) else (),
-    )
 
 
 def update_of(stage: program.Stage, state: Any) -> jax.stages.Compiled:
@@ -167,7 +97,7 @@ def compiled_rows(names: Sequence[str], args: Any) -> Iterator[dict[str, Any]]:
     for name in names:
         case = CASES[name]
         for shape in args.meshes:
-            for items in args.items if has_items(case) else (0,):
+            for items in args.items if case.has_items else (0,):
                 stage = stage_of(case, items, shape)
                 state = train.abstract_state(stage, {})
                 programs = dict(update=update_of)
@@ -182,11 +112,18 @@ def compiled_rows(names: Sequence[str], args: Any) -> Iterator[dict[str, Any]]:
                         program=what,
                         data=stage.mesh.shape["data"],
                         model=stage.mesh.shape["model"],
+                        time=stage.mesh.shape["time"],
                         batch_size=rows_of[what],
                         items=items,
                         compile_seconds=round(time.perf_counter() - begun, 1),
                         **found,
                     )
+
+
+def named(row: dict[str, Any]) -> str:
+    """The mesh, `8x64`, or with its time `8x4x2`."""
+    sizes = [row["data"], row["model"], row["time"]]
+    return "x".join(map(str, sizes[: 2 + (row["time"] > 1)]))
 
 
 def show(row: dict[str, Any]) -> str:
@@ -195,7 +132,7 @@ def show(row: dict[str, Any]) -> str:
     other = sum(size for kind, size in moved.items() if kind not in SHARED)
     megabytes = [*(moved.get(kind, 0) for kind in SHARED), other]
     return (
-        f"{row['method']:17} {row['program']:7} {row['data']:4} x {row['model']:<3} "
+        f"{row['method']:17} {row['program']:7} {named(row):>9} "
         f"{row['batch_size']:6,} {row['items']:11,} "
         f"{row['argument_bytes'] / 1e9:9.3f} {row['temporary_bytes'] / 1e9:8.3f} "
         f"{row['output_bytes'] / 1e9:8.3f} "
@@ -206,23 +143,26 @@ def show(row: dict[str, Any]) -> str:
 
 def show_fit(key: tuple, line: dict[str, Any]) -> str:
     """A line of the second table."""
-    name, what, data_size, model = key
+    name, what, mesh = key
     return (
-        f"{name:17} {what:7} {data_size:4} x {model:<3} {line['bytes_per_item']:10.1f} "
+        f"{name:17} {what:7} {mesh:>9} {line['bytes_per_item']:10.1f} "
         f"{line['other_bytes'] / 1e6:9.1f} {line['misfit']:7.1%} "
         + " ".join(f"{items:13,}" for items in line["fits"].values())
     )
 
 
-def mesh_shapes(text: str) -> list[tuple[int, int]]:
-    """ "1x8,8x64" -> [(1, 8), (8, 64)]. Raises UserError for what is none."""
+def mesh_shapes(text: str) -> list[tuple[int, int, int]]:
+    """ "1x8,2x4x8" -> [(1, 8, 1), (2, 4, 8)]. Raises UserError for what is none."""
     try:
         shapes = [tuple(map(int, one.split("x"))) for one in text.split(",")]
     except ValueError:
         shapes = [()]
-    if any(len(one) != 2 or min(one) < 1 for one in shapes):
-        raise UserError(f"meshes {text!r}: give data x model, such as 1x8,8x64")
-    return shapes
+    if any(len(one) not in (2, 3) or min(one) < 1 for one in shapes):
+        raise UserError(
+            f"meshes {text!r}: give data x model or data x model x time, such as "
+            "1x8,8x8x8"
+        )
+    return [(*one, 1)[:3] for one in shapes]
 
 
 def catalogues(text: str) -> list[int]:
@@ -242,7 +182,7 @@ def parse(argv: Sequence[str] | None) -> tuple[list[str], argparse.Namespace]:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--methods", default=",".join(CASES))
-    parser.add_argument("--meshes", default="1x8,8x8,8x64", help="data x model")
+    parser.add_argument("--meshes", default="1x8,8x8,8x64", help="data x model x time")
     parser.add_argument("--items", default="1e6,1e7,1e8", help="of the catalogue")
     parser.add_argument(
         "--ranking", action=argparse.BooleanOptionalAction, default=True
@@ -263,30 +203,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return fail(error)
     jax.config.update("jax_platforms", "cpu")
-    most = max(a * b for a, b in args.meshes)
+    most = max(map(math.prod, args.meshes))
     if most > jax.config.jax_num_cpu_devices:
         jax.config.update("jax_num_cpu_devices", most)
     jax.config.update("jax_disable_most_optimizations", True)
     if not args.json:
         print(
             "compiled for CPUs, not executed; per device, memory in GB, moved in MB\n"
-            "method            program data x model batch       items arguments "
+            "method            program      mesh  batch       items arguments "
             "   temps  outputs all-reduce all-gather      other compile s"
         )
     found, groups = [], {}
     for row in compiled_rows(names, args):
         found.append(row)
-        key = row["method"], row["program"], row["data"], row["model"]
+        key = row["method"], row["program"], named(row)
         groups.setdefault(key, []).append(row)
         if not args.json:
             print(show(row), flush=True)
     lines = {key: fit(some) for key, some in groups.items() if len(some) > 1}
     if args.json:
-        named = [
-            dict(zip(("method", "program", "data", "model"), key)) | line
+        fits = [
+            dict(zip(("method", "program", "mesh"), key)) | line
             for key, line in lines.items()
         ]
-        print(json.dumps(dict(machine=timing.machine(), rows=found, fits=named)))
+        print(json.dumps(dict(machine=timing.machine(), rows=found, fits=fits)))
     elif lines:
         print(
             "\nmemory by a line: bytes an item, other MB, misfit, and items that fit "

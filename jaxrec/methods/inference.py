@@ -81,8 +81,13 @@ def before(start: Array, fresh: Array, hidden: Array) -> Array:
 
 
 def flat(tree: Any) -> Any:
-    """[T, B, ...] -> [T B, ...] in all leaves."""
+    """[N, A, ...] -> [N A, ...] in all leaves."""
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+
+def by_games(tree: Any) -> Any:
+    """[T, B, ...] -> [B T, ...] in all leaves: a mesh that splits B splits the rows."""
+    return flat(jax.tree.map(lambda x: x.swapaxes(0, 1), tree))
 
 
 def alone(host: Host) -> Method:
@@ -102,4 +107,4 @@ def alone(host: Host) -> Method:
     def act(state: TrainState, seen: Any, key: Array) -> Any:
         return host.act(state, seen, key, nothing)
 
-    return Method(init, train_step, act=act, memory=host.memory)
+    return Method(init, train_step, act=act, memory=host.memory, rules=("games",))

@@ -142,7 +142,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     ) -> Array:
         view = teams.views(team, chunk.state)
         before = host.memories(state.params, chunk, view)
-        states, view, before = inference_lib.flat((chunk.state, view, before))
+        states, view, before = inference_lib.by_games((chunk.state, view, before))
         condition = form.condition(states, view.observation, before)
         truth = for_agents(form.encode(states), team.num_agents)
         pairs = inference_lib.flat((truth, condition))
@@ -159,7 +159,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     def error(chunk: Any) -> dict[str, Array]:
         """Of what living agents imagined and did not see: see `state_error`."""
         active = teams.views(team, chunk.state).active
-        states, samples, active = inference_lib.flat(
+        states, samples, active = inference_lib.by_games(
             (chunk.state, host.imagined(chunk), active)
         )
         truth = for_agents(form.encode(states), team.num_agents)
@@ -184,7 +184,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     def act(state: TrainState, seen: Any, key: Array) -> Any:
         return host.act(state, seen, key, imagine_by(state))
 
-    return Method(init, train_step, act=act, memory=host.memory)
+    return Method(init, train_step, act=act, memory=host.memory, rules=("games",))
 
 
 def check(config: Any) -> None:

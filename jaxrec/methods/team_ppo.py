@@ -31,6 +31,7 @@ from jaxrec.methods.team_returns import (
     standardised,
 )
 from jaxrec.models.team import Network, masked
+from jaxrec.ops import batches
 from jaxrec.types import Array, Method, TrainState, UserError
 
 HPARAMS = dict(
@@ -260,8 +261,9 @@ def take_games(rows: Any, games: Array) -> Any:
     """The games int32[b] of (chunk, view, advantage, target)."""
     chunk, *rest = rows
     hidden = jax.tree.map(lambda x: x[games], chunk.hidden)
-    chunk = jax.tree.map(lambda x: x[:, games], chunk._replace(hidden=()))
-    return (chunk._replace(hidden=hidden), *jax.tree.map(lambda x: x[:, games], rest))
+    found = jax.tree.map(lambda x: x[:, games], (chunk._replace(hidden=()), *rest))
+    chunk, *rest = batches.split_rows(found, leading=1)
+    return (chunk._replace(hidden=batches.split_rows(hidden)), *rest)
 
 
 def make(config: Any, team: Team, critic: Critic) -> Method:

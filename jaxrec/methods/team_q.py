@@ -25,7 +25,7 @@ from jaxrec.methods import inference as inference_lib
 from jaxrec.methods import teams
 from jaxrec.methods.inference import Host, Inference
 from jaxrec.models.team import Network, masked
-from jaxrec.ops import ring
+from jaxrec.ops import batches, ring
 from jaxrec.types import Array, Method, TrainState
 
 HPARAMS = dict(
@@ -134,7 +134,8 @@ def make_host(
 
     def draw(state: TrainState, key: Array, batch: int) -> teams.Chunk:
         size = ring.filled(config.replay, num_envs, state.step + 1)
-        return teams.by_game(ring.draw(state.extra.replay, key, size, batch))
+        rows = batches.split_rows(ring.draw(state.extra.replay, key, size, batch))
+        return teams.by_game(rows)
 
     def unroll(params: Any, chunk: teams.Chunk, view: teams.View) -> Array:
         return network.apply(
@@ -147,10 +148,10 @@ def make_host(
         imagined = chunk.seen
         if about.resample:
             held = inference_lib.before(chunk.hidden, chunk.fresh, hidden)
-            flat = inference_lib.flat((chunk.state, view, held))
-            axes = chunk.fresh.shape
+            found = imagine(*inference_lib.by_games((chunk.state, view, held)))
+            steps, games = chunk.fresh.shape
             imagined = jax.tree.map(
-                lambda x: x.reshape(*axes, *x.shape[1:]), imagine(*flat)
+                lambda x: x.reshape(games, steps, *x.shape[1:]).swapaxes(0, 1), found
             )
         opened = about.opened(step)
         q = q_values(params["utility"], hidden, imagined, view.legal, opened)

@@ -13,9 +13,11 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxrec.envs.teams import Team
+from jaxrec.ops import batches
 from jaxrec.types import Array, UserError
 
 MEMORY = 100  # episodes that the running score looks back on, about
+ROWS = "state", "hidden", "fresh", "returned"  # of Games: they have an axis E
 
 
 @struct.dataclass
@@ -57,18 +59,15 @@ class View(NamedTuple):
 
 def views(team: Team, states: Any) -> View:
     """Of states with any number of axes before their own."""
-    axes = jax.tree.leaves(states)[0].shape
-    axes = axes[: len(axes) - _rank(team, states)]
-    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(axes) :]), states)
-    found = jax.vmap(
-        lambda s: View(team.observe(s), team.world(s), team.legal(s), team.active(s))
-    )(flat)
-    return jax.tree.map(lambda x: x.reshape(*axes, *x.shape[1:]), found)
 
+    def see(s: Any) -> View:
+        return View(team.observe(s), team.world(s), team.legal(s), team.active(s))
 
-def _rank(team: Team, states: Any) -> int:
-    """Axes of the first leaf of one game's state."""
-    return jax.tree.leaves(jax.eval_shape(team.reset, jax.random.key(0)))[0].ndim
+    one = jax.eval_shape(team.reset, jax.random.key(0))
+    axes = jax.tree.leaves(states)[0].ndim - jax.tree.leaves(one)[0].ndim
+    for _ in range(axes):  # not one axis of all: the mesh splits that of the games
+        see = jax.vmap(see)
+    return see(states)
 
 
 def start(team: Team, key: Array, num: int, hidden: Any) -> Games:
@@ -107,13 +106,15 @@ def play(
         # takes the rows of a split for used ones.
         key_act, key_step = jax.random.split(jax.random.fold_in(key, number))
         action, hidden, seen = see(key_act, games)
-        keys = jax.random.split(key_step, num)
+        keys = batches.split_rows(jax.random.split(key_step, num))
         state, outcome = jax.vmap(team.step)(keys, games.state, action)
         before = games.state, games.fresh, seen
         happened = action, outcome.reward, outcome.done, outcome.truncated
         games = games.replace(state=state, hidden=hidden, fresh=outcome.done)
         return count(games, outcome), (before, happened)
 
+    rows = batches.split_rows((games.state, games.hidden, games.fresh, games.returned))
+    games = games.replace(**dict(zip(ROWS, rows)))
     hidden = games.hidden
     games, (before, happened) = jax.lax.scan(step, games, jnp.arange(steps))
     key_last = jax.random.fold_in(key, steps)

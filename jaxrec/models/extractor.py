@@ -32,42 +32,44 @@ class StateExtractor(nn.Module):
     @nn.compact
     def __call__(self, samples: Array, query: Array) -> Array:
         lead = query.shape[:-1]
-        shape = samples.shape[len(lead) + 1 :]
-        num = samples.shape[len(lead)]
-        flat = samples.astype(jnp.float32).reshape(-1, *shape)
-        tokens = nn.Dense(self.width, name="embed")(as_tokens(flat, self.patch))
+        num, rank = samples.shape[len(lead)], samples.ndim - len(lead) - 1
+        tokens = as_tokens(samples.astype(jnp.float32), rank, self.patch)
+        tokens = nn.Dense(self.width, name="embed")(tokens)  # [..., S, P, width]
         places = tokens.shape[-2]
         small = nn.initializers.normal(0.02)
-        tokens = tokens.reshape(-1, num, places, self.width)
-        place = self.param("place", small, (places, self.width))[None, None]
-        which = self.param("sample", small, (num, self.width))[None, :, None]
-        tokens = tokens + jnp.broadcast_to(place, tokens.shape)
-        tokens = tokens + jnp.broadcast_to(which, tokens.shape)
-        q = nn.Dense(self.width, name="query")(query).reshape(-1, 1, self.width)
-        tokens = tokens.reshape(-1, num * places, self.width) + q
-        everyone = jnp.ones(tokens.shape[:2], bool)
+        place = self.param("place", small, (places, self.width))
+        which = self.param("sample", small, (num, self.width))
+        mark = place[None] + which[:, None]
+        tokens = tokens + jnp.broadcast_to(mark, tokens.shape)
+        tokens = tokens.reshape(*lead, num * places, self.width)
+        q = nn.Dense(self.width, name="query")(query)[..., None, :]
+        tokens = tokens + q
+        everyone = jnp.ones(tokens.shape[:-1], bool)
         for layer in range(self.num_layers):
             tokens = Block(self.num_heads, name=f"block_{layer}")(tokens, everyone)
         tokens = nn.LayerNorm(name="norm")(tokens)
         k, v = jnp.split(nn.Dense(2 * self.width, name="key_value")(tokens), 2, axis=-1)
-        score = jnp.einsum("bqd,bkd->bqk", q, k) * self.width**-0.5
-        found = q + jnp.einsum("bqk,bkd->bqd", nn.softmax(score, axis=-1), v)
+        score = jnp.einsum("...qd,...kd->...qk", q, k) * self.width**-0.5
+        found = q + jnp.einsum("...qk,...kd->...qd", nn.softmax(score, axis=-1), v)
         h = nn.Dense(2 * self.width, name="up")(nn.LayerNorm(name="norm_found")(found))
         found = found + nn.Dense(self.width, name="down")(nn.silu(h))
-        z = nn.Dense(self.size, name="out")(found[:, 0])
-        return z.reshape(*lead, self.size)
+        return nn.Dense(self.size, name="out")(found[..., 0, :])
 
 
-def as_tokens(x: Array, patch: int) -> Array:
-    """[B, P, F] as it is; [B, H, W, C] in patches; [B, d] in slices; zeros behind."""
-    if x.ndim == 3:
+def as_tokens(x: Array, rank: int, patch: int) -> Array:
+    """States of `rank` dimensions as tokens, float[..., P, F].
+
+    [P, F] as it is; [H, W, C] in patches; [d] in slices; with zeros behind.
+    """
+    if rank == 2:
         return x
-    if x.ndim == 2:
-        x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % SLICE)))
-        return x.reshape(x.shape[0], -1, SLICE)
-    batch, height, width, channels = x.shape
-    margin = ((0, 0), (0, -height % patch), (0, -width % patch), (0, 0))
-    x = jnp.pad(x, margin)
-    rows, columns = x.shape[1] // patch, x.shape[2] // patch
-    x = x.reshape(batch, rows, patch, columns, patch, channels).swapaxes(2, 3)
-    return x.reshape(batch, rows * columns, patch * patch * channels)
+    lead = x.shape[:-rank]
+    free = ((0, 0),) * len(lead)
+    if rank == 1:
+        x = jnp.pad(x, (*free, (0, -x.shape[-1] % SLICE)))
+        return x.reshape(*lead, -1, SLICE)
+    height, width, channels = x.shape[-3:]
+    x = jnp.pad(x, (*free, (0, -height % patch), (0, -width % patch), (0, 0)))
+    rows, columns = x.shape[-3] // patch, x.shape[-2] // patch
+    x = x.reshape(*lead, rows, patch, columns, patch, channels).swapaxes(-4, -3)
+    return x.reshape(*lead, rows * columns, patch * patch * channels)

@@ -1,8 +1,9 @@
-"""A ring buffer as pure functions: rows in a pytree of arrays [C, ...].
+"""A ring buffer as pure functions: C rows in a pytree of arrays [n, C / n, ...].
 
+n rows come at a time, each to its own place: where the mesh splits places, none moves.
 Where the next rows go and how many there are are functions of how often rows were
 added, which a learner knows from its step: nothing is stored but the rows, and under
-`vmap` over seeds the place stays one number, so that a row is written where it is.
+`vmap` over seeds the slot stays one number, so that a row is written where it is.
 """
 
 from typing import Any
@@ -23,20 +24,24 @@ def check(name: str, capacity: int, rows: int) -> None:
 
 
 def empty(rows: Any, capacity: int) -> Any:
-    """Zeros [C, ...] for rows like these [n, ...] (arrays or their shapes)."""
-    return jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape[1:]), x.dtype), rows)
+    """Zeros [n, C / n, ...] for rows like these [n, ...] (arrays or their shapes)."""
+
+    def one(x: Any) -> Array:
+        num = x.shape[0]
+        return jnp.zeros((num, capacity // num, *x.shape[1:]), x.dtype)
+
+    return jax.tree.map(one, rows)
 
 
 def put(ring: Any, rows: Any, times: Array) -> Any:
     """The ring after `rows` [n, ...] came in; int32[] `times` is how often before.
 
-    C must be a multiple of n. The oldest rows are overwritten.
+    The oldest rows are overwritten.
     """
 
     def one(old: Array, new: Array) -> Array:
-        size = old.shape[0] // new.shape[0]
-        first = (times % size) * new.shape[0]
-        return jax.lax.dynamic_update_slice_in_dim(old, new, first, 0)
+        slot = times % old.shape[1]
+        return jax.lax.dynamic_update_index_in_dim(old, new, slot, 1)
 
     return jax.tree.map(one, ring, rows)
 
@@ -47,6 +52,6 @@ def filled(capacity: int, rows: int, times: Array) -> Array:
 
 
 def draw(ring: Any, key: Array, size: Array, batch: int) -> Any:
-    """`batch` rows of the first `size`, each as likely, with repetition."""
+    """`batch` of the `size` rows that are held, each as likely, with repetition."""
     index = jax.random.randint(key, (batch,), 0, size)
-    return jax.tree.map(lambda x: x[index], ring)
+    return jax.tree.map(lambda x: x[index % len(x), index // len(x)], ring)
