@@ -7,7 +7,9 @@
         --config.train.sidiff.generator.diffusion.steps=1    # K, 1 to 100
 
 By default on `2t_vs_4e_open7` with a view of two tiles (ours: with three it sees most
-of the map), states as entities. The paper's numbers are unknown to us; all are ours.
+of the map), what is seen and the states as entities; with observation=flat both are
+grids, and the generator is a U-Net, for accelerators. The paper's numbers are unknown
+to us; all are ours.
 `--config=configs/sidiff.py:small` is README's comparison of the inferences, for a CPU:
 on MAPPO, with networks of half the width and K=3, on `3t_vs_3t_thicket`, where bush
 hides all enemies but those side by side with an agent.
@@ -23,11 +25,11 @@ def get_config(arg: str = "") -> ConfigDict:
     """`arg`: "", "small" or "smoke"."""
     hparams = {"sidiff": sidiff.HPARAMS}
     config = defaults.team("sidiff", hparams, "" if arg == "small" else arg)
-    config.data.settings = "radius=2"
+    config.data.settings = "radius=2,observation=entity"
     section = config.train.sidiff
     if arg == "small":
         config.name += "_small"
-        config.data.update(name="3t_vs_3t_thicket", settings="")
+        config.data.update(name="3t_vs_3t_thicket", settings="observation=entity")
         section.update(host="mappo", width=32, num_layers=1, generator_updates=2)
         section.policy.epochs = 2
         section.policy.optim.lr = section.generator_optim.lr = 1e-3

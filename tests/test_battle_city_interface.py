@@ -144,6 +144,8 @@ def test_maps_that_break_a_rule_are_refused(tmp_path, text, message):
         (dict(aim_prob=1.5), "aim_prob=1.5: it must be in"),
         (dict(base_prob=0.8, hunt_prob=0.8), "base_prob=0.8 and hunt_prob=0.8"),
         (dict(mix=(1, 1, 0, 0)), "mix="),
+        (dict(mix=1), "mix=1: four shares"),
+        (dict(ice="no"), "ice='no': use true or false"),
         (dict(friendly_fire="yes"), "friendly_fire='yes'"),
         (dict(scenario="3t_vs_3t_annihilate", lives=2), "lives=2"),
         (dict(scenario="3t_vs_3t_annihilate", enemies=5), "needs 5"),

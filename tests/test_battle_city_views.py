@@ -42,7 +42,7 @@ def views(env, played):
             window=window,
             vector=vector,
             grid=env.grid(state),
-            canvas=env.canvas(state, window),
+            canvas=env.canvas(env.observe(state)),
             entities=env.entities(state),
             seen=env.seen_entities(state),
         )

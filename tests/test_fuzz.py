@@ -178,7 +178,7 @@ def test_hdf5(found, changes, options):
     load("hdf5", "mine.hdf5", content, array_config, **options)
 
 
-CONFIGS = ("sqn", "otto", "recmamba", "qmix", "sidiff_rec", "td3bc")
+CONFIGS = ("sqn", "otto", "recmamba", "qmix", "sidiff", "sidiff_rec", "td3bc")
 
 
 @ours

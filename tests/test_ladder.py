@@ -14,6 +14,7 @@ from pathlib import Path
 import chex
 import jax
 import numpy as np
+import optax
 import pytest
 from ml_collections import ConfigDict
 
@@ -21,6 +22,7 @@ from jaxrec import evaluators, experiment, program, seeds, sharding, train
 from jaxrec.data import loader
 from jaxrec.errors import Interrupted
 from jaxrec.methods import METHODS
+from jaxrec.types import Method
 
 CONFIGS = sorted(
     path.stem
@@ -169,8 +171,13 @@ def losses(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_meshes_agree(tmp_path, method):
-    """20 steps on four meshes, and every array is split as the rules say."""
+def test_meshes_agree(tmp_path, monkeypatch, method):
+    """20 steps on four meshes, and every array is split as the rules say.
+
+    Adam makes full steps of gradients that are zero but for the rounding of sums, which
+    meshes do in other orders: its epsilon is above that.
+    """
+    monkeypatch.setattr(optax, "adam", functools.partial(optax.adam, eps=1e-4))
     one = run(*build(method), tmp_path / "one", 20)
     for mesh in ((8, 1), (4, 2), (2, 4)):
         stage, earlier = build(method, mesh)
@@ -212,6 +219,12 @@ def test_smoke_form_of_every_config(tmp_path, name):
     assert set(summary["stages"]) == set(config.stages)
     for stage in summary["stages"].values():
         assert np.isfinite(stage["last"]["train/loss"])
+
+
+def test_every_method_has_the_fields_that_the_loop_asks_for():
+    for method in QUICK_METHODS:
+        made = build(method)[0].method
+        assert type(made)._fields[: len(Method._fields)] == Method._fields
 
 
 def test_all_tables_hold_callables():

@@ -20,6 +20,9 @@ pytestmark = pytest.mark.slow  # compiling them takes minutes
 INFO = dict(team=dict(kind="meeting", name="two_on_5", settings={}))
 
 
+EXTRACTOR = sidiff.HPARAMS["extractor"]
+
+
 @functools.cache
 def team():
     return envs.make(**INFO["team"])
@@ -76,7 +79,8 @@ def test_every_host_and_every_inference_learns(host, inference):
 @pytest.mark.parametrize("host", ["qmix", "mappo"])
 def test_a_game_without_a_base_is_learnt_from(host):
     """All its tanks are there from the start and none comes back."""
-    about = dict(kind="battle_city", name="3t_vs_3t_annihilate", settings={})
+    seen = dict(observation="entity")
+    about = dict(kind="battle_city", name="3t_vs_3t_annihilate", settings=seen)
     method = METHODS["sidiff"](settings(host=host, form="entities"), dict(team=about))
     state = jax.jit(lambda key: method.init(key, {}, {}))(jax.random.key(0))
     _, metrics = jax.jit(method.train_step)(state, {}, jax.random.key(1))
@@ -113,11 +117,11 @@ def imagined(inference, **fields):
     states = jax.vmap(team().reset)(jax.random.split(jax.random.key(0), 6))
     view = teams.views(team(), states)
     hidden = jnp.zeros((6, 2, 16))
-    imagine = sidiff.make_imagine(config, form)
+    imagine = sidiff.make_imagine(config, form, config.samples)
     average = None
     if inference in sidiff.LEARNED:
         model, _ = sidiff.learner(config, form)
-        condition = form.condition(states, view.observation, hidden)
+        condition = form.condition(view.observation, hidden)
         one = jax.tree.map(lambda x: x[0, 0], condition)
         average = model.init(jax.random.key(1), one)
     truth = np.asarray(form.encode(states))
@@ -185,33 +189,6 @@ def test_samples_are_told_apart_and_read():
     np.testing.assert_allclose(one[0], z[1], rtol=1e-4, atol=1e-5)
 
 
-def test_entities_hold_no_falsehood():
-    """What an agent knows for certain is the truth, and it does not know all."""
-    city = envs.make("battle_city", "2t_vs_4e_open7", dict(radius=2))
-    form = state_forms.make(settings(form="entities"), city)
-
-    def later(key):
-        start, play = jax.random.split(key)
-
-        def step(state, number):
-            act, move = jax.random.split(jax.random.fold_in(play, number))
-            return city.step(move, state, city.random(act, state))[0], None
-
-        return jax.lax.scan(step, city.reset(start), jnp.arange(12))[0]
-
-    states = jax.jit(jax.vmap(later))(jax.random.split(jax.random.key(0), 32))
-    truth = np.asarray(form.encode(states))[:, None]
-    values, mask = map(np.asarray, form.known(states))
-    assert values.shape == mask.shape == (32, 2, 6, 14)
-    wanted = np.broadcast_to(truth, values.shape)
-    np.testing.assert_allclose(values[mask], wanted[mask], atol=1e-6)
-    alive = np.asarray(states.alive)
-    enemies = alive[:, None, 2:] & alive[:, :2, None]
-    share = mask[:, :, 2:, 0][enemies].mean()
-    assert 0.1 < share < 0.9
-    assert (form.weight[:, state_forms.ALLY] == 0).all() and form.weight.sum() == 6 * 13
-
-
 @pytest.mark.parametrize(
     "fields, message",
     [
@@ -221,6 +198,11 @@ def test_entities_hold_no_falsehood():
         (dict(form="entities"), "form 'entities' is Battle City's: use vector"),
         (dict(host="mappo", resample=True), "set resample=False"),
         (dict(samples=0), "samples is 0"),
+        (dict(inference="oracle", resample=True), "nothing is imagined anew"),
+        (dict(warmup=5.0), "warmup=5.0: the gate would never open"),
+        (dict(extractor=EXTRACTOR | dict(num_heads=3)), "num_heads=3 must divide"),
+        (dict(extractor=EXTRACTOR | dict(patch=0)), "patch=0: at least 1"),
+        (dict(widths=()), "of the U-Net, one or more"),
     ],
 )
 def test_impossible_settings_are_refused(fields, message):

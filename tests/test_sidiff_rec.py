@@ -101,6 +101,27 @@ def test_what_each_source_may_see(inference):
     assert (np.asarray(serve(newest)) != found)[0].any()
 
 
+def test_a_session_is_ranked_the_same_wherever_it_stands():
+    """Alone, and in each row of a batch: diffusion draws no noise of the place."""
+    method, state = scores_of("inferred", 40)
+    rows = np.broadcast_to(HISTORY[:1], (4, 5))
+    length = np.broadcast_to(LENGTH[:1], 4)
+    found = np.asarray(method.scores(state, rows, length, length))
+    alone = np.asarray(method.scores(state, rows[:1], length[:1], length[:1]))
+    for row in found:
+        np.testing.assert_allclose(row, alone[0], rtol=1e-6)
+
+
+def test_the_placebo_is_of_another_row_that_is_there():
+    x = jnp.arange(6.0)
+    assert profile.another(x).tolist() == [3, 4, 5, 0, 1, 2]
+    # Two of the six are padding.
+    assert profile.another(x, jnp.int32(4))[:4].tolist() == [2, 3, 0, 1]
+    assert profile.another(x, jnp.int32(3))[:3].tolist() == [1, 2, 0]
+    with pytest.raises(UserError, match="set batch_size and eval.batch_size to 2"):
+        profile.another(x[:1])
+
+
 def test_at_first_all_sources_rank_as_the_session_alone():
     plain, start = scores_of("none", 0)
     want = plain.scores(start, HISTORY, LENGTH, LENGTH)

@@ -129,6 +129,26 @@ def closed(opened):
     )
 
 
+def test_states_imagined_anew_are_of_another_policy():
+    """On another draw than was acted on the ratio is not one: so draws are kept."""
+
+    def noise(key, states, view, hidden):
+        return jax.random.normal(key, (*hidden.shape[:2], 3))
+
+    config = settings(mappo.HPARAMS)
+    host = team_ppo.make_host(config, team(), mappo.critic(team()), closed(1.0))
+    state = jax.jit(host.init)(jax.random.key(0))
+    state, chunk = jax.jit(lambda s, k: host.collect(s, k, noise))(
+        state, jax.random.key(1)
+    )
+    learn = jax.jit(lambda chunk: host.learn(state, jax.random.key(2), noise, chunk))
+    assert float(learn(chunk)[1]["ratio_error"]) < 1e-6
+    kept = chunk.seen["imagined"]
+    anew = chunk.seen | dict(imagined=jax.random.normal(jax.random.key(3), kept.shape))
+    found = learn(chunk._replace(seen=anew))[1]["ratio_error"]
+    assert float(found) > 1e-4
+
+
 def test_a_closed_gate_is_the_host_to_the_bit():
     config = settings(qmix.HPARAMS, epsilon=(0.3, 0.3))
     mixer = qmix.mixer(config, team())

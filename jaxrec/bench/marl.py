@@ -3,7 +3,10 @@
 Environment steps per CPU-second with random legal actions, many games in one scan:
 the bare game (`tick`: rules, drivers, auto-reset), the game with what the agents see,
 and JaxMARL's whole step, which adds the global state. What is seen is carried through
-the scan, as a policy would need it, so nothing is optimised away.
+the the scan, as a policy would need it, so nothing is optimised away. `act` plays by
+the recurrent network of a host in the place of random actions, and `infer` by SIDIFF on
+it, which imagines the state in K=5 passes for each agent and step, as entities or as a
+vector; all untrained, at the sizes of `configs/sidiff.py`.
 
 CPU time is of all threads of this process; the target is for one core:
 `taskset -c 0 python -m jaxrec.bench.marl`.
@@ -11,15 +14,25 @@ CPU time is of all threads of this process; the target is for one core:
 
 import argparse
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from jaxrec.bench import timing
-from jaxrec.envs import battle_city
+from jaxrec.envs import battle_city, teams
+from jaxrec.errors import UserError, fail
+from jaxrec.methods import sidiff
 
-FORMS = ("tick", "observe", "step")
+PLAYED = dict(  # by `sidiff`, with these settings
+    act=dict(inference="none"),
+    infer=dict(form="entities"),
+    infer_vector=dict(form="vector"),
+)
+FORMS = ("tick", "observe", "step", *PLAYED)
 
 
 def stepper(env: battle_city.BattleCity, form: str) -> Callable[..., Any]:
@@ -61,9 +74,40 @@ def program(
             obs = jax.vmap(env.observe, in_axes=last)(state)
         return state, () if form == "tick" else obs
 
-    state, seen = jax.jit(start)(jax.random.key(0))
-    held = [(state, seen), 0]
-    compiled, seconds = timing.compiled(jax.jit(roll).lower(jax.random.key(0), held[0]))
+    return runner(roll, jax.jit(start)(jax.random.key(0)))
+
+
+def playing(
+    scenario: str, form: str, envs: int, steps: int
+) -> tuple[Callable[[], Any], float]:
+    """As `program`, of games that a team plays."""
+    about = dict(kind="battle_city", name=scenario, settings=dict(observation="entity"))
+    team = teams.make(**about)
+    config = ConfigDict(sidiff.HPARAMS | dict(steps=1_000, batch_size=32))
+    config.update(warmup=0.0, **PLAYED[form])
+    config.value.replay = config.value.num_envs
+    method = sidiff.make(FrozenConfigDict(config), dict(team=about))
+    trained = jax.jit(lambda key: method.init(key, {}, {}))(jax.random.key(0))
+
+    def roll(key: jax.Array, carry: Any) -> Any:
+        def body(carry: Any, key: jax.Array) -> tuple[Any, Any]:
+            memory, states, reward = carry
+            key_act, key_step = jax.random.split(key)
+            memory, actions = method.act(trained, carry, key_act)
+            keys = jax.random.split(key_step, envs)
+            states, outcome = jax.vmap(team.step)(keys, states, actions)
+            return (memory, states, outcome.reward), outcome.reward.mean()
+
+        return jax.lax.scan(body, carry, jax.random.split(key, steps))
+
+    start = jax.jit(jax.vmap(team.reset))(jax.random.split(jax.random.key(0), envs))
+    return runner(roll, (method.memory(envs), start, jnp.zeros(envs)))
+
+
+def runner(roll: Callable[..., Any], carry: Any) -> tuple[Callable[[], Any], float]:
+    """(a call that goes on from where the last one ended, seconds of compilation)."""
+    held = [carry, 0]
+    compiled, seconds = timing.compiled(jax.jit(roll).lower(jax.random.key(0), carry))
 
     def run() -> Any:
         held[1] += 1
@@ -78,7 +122,11 @@ def measure(args: argparse.Namespace, scenario: str) -> dict[str, Any]:
     env = battle_city.make(dict(scenario=scenario))
     rivals, found = {}, {}
     for form in args.forms.split(","):
-        run, seconds = program(env, form, args.envs, args.steps)
+        sizes = args.envs, args.steps
+        if form in PLAYED:
+            run, seconds = playing(scenario, form, *sizes)
+        else:
+            run, seconds = program(env, form, *sizes)
         rivals[form] = (run, args.envs * args.steps)
         found[form] = dict(compile_seconds=round(seconds, 1))
     for form, timed in timing.in_turn(rivals, args.rounds).items():
@@ -91,7 +139,8 @@ def measure(args: argparse.Namespace, scenario: str) -> dict[str, Any]:
     return found | dict(agents=env.num_agents, tanks=env.game.tanks)
 
 
-def main() -> None:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The flags. Raises UserError for what cannot be measured."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--scenarios", default="2t_vs_4e_open7")
     parser.add_argument("--forms", default=",".join(FORMS))
@@ -99,7 +148,23 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100, help="of one measured call")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", action="store_true")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    if unknown := sorted(set(args.forms.split(",")) - set(FORMS)):
+        raise UserError(f"form {unknown[0]!r} is unknown: use {', '.join(FORMS)}")
+    for name in ("envs", "steps", "rounds"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name}={getattr(args, name)}: at least 1")
+    for scenario in args.scenarios.split(","):
+        battle_city.make(dict(scenario=scenario))
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table; returns the exit status."""
+    try:
+        args = parse(argv)
+    except UserError as error:
+        return fail(error)
     found: dict[str, Any] = dict(machine=timing.machine(), envs=args.envs)
     if not args.json:
         print(f"{found['machine']}, {args.envs} games, {args.rounds} rounds")
@@ -116,7 +181,8 @@ def main() -> None:
             )
     if args.json:
         print(json.dumps(found))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -59,7 +59,13 @@ def parse(given: Any) -> dict[str, Any]:
 
 
 def constant(text: str) -> Any:
-    """A whole number, a number, True or False where it looks like one, else text."""
+    """A whole number, a number, True or False where it looks like one, else text.
+
+    With slashes between, such as 0.25/0.25/0.5, a tuple of numbers where all are.
+    """
+    if "/" in text:
+        found = tuple(map(constant, text.split("/")))
+        return text if any(isinstance(part, str) for part in found) else found
     words = dict(true=True, false=False)
     if text.lower() in words:
         return words[text.lower()]

@@ -65,6 +65,8 @@ def check(config: Any) -> None:
             f"sigma_min={config.sigma_min} and sigma_max={config.sigma_max}: the first "
             "must be above 0 and below the second"
         )
+    if not config.sigma_data > 0:
+        raise UserError(f"sigma_data={config.sigma_data}: a std of states, above 0")
     if not 0 < config.warm <= 1 or not 0 <= config.eta <= 1 or config.levels < 2:
         raise UserError(
             f"warm={config.warm}, eta={config.eta}, levels={config.levels}: warm is a "

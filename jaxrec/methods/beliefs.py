@@ -23,7 +23,7 @@ def acting(
     team = envs.of_info("sidiff", info)
     form = state_forms.make(config, team)
     host = sidiff.make_host(config, team, sidiff.describe(config, team, form))
-    imagine = sidiff.make_imagine(config, form)
+    imagine = sidiff.make_imagine(config, form, config.samples)
 
     def act(state: TrainState, seen: Any, key: Array) -> tuple[Any, Array, Array]:
         average = (state.target_params or {}).get("generator")

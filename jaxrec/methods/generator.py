@@ -72,6 +72,8 @@ def make(config: Any, network: nn.Module, shape: tuple[int, ...]) -> Generator:
         raise UserError(
             f"drop={config.drop} and ema={config.ema} are shares, at least 0, below 1"
         )
+    if config.latent < 1:
+        raise UserError(f"latent={config.latent}: the VAE needs at least 1")
     diffusion.check(config.diffusion)
     if config.guidance and not config.drop:
         raise UserError(

@@ -174,6 +174,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         seen = profiles.multi_hot(longest.items, info["vocab"])
         some = jnp.any(profile > seen, axis=1)  # every L withholds something
         weight = batch["weight"] * some
+        count = jnp.sum(batch["weight"] > 0)
         found = {}
         for number, keep in enumerate(config.observe):
             session = profiles.recent(rows.items, rows.length, inference.size, keep)
@@ -188,7 +189,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
                 recall=codec.decode(mean),
                 single_recall=codec.decode(x[0]),
                 popular_recall=jnp.broadcast_to(popular[None], profile.shape),
-                placebo_recall=codec.decode(another(mean)),
+                placebo_recall=codec.decode(another(mean, count)),
                 oracle_recall=codec.decode(x0),
             )
             if single is not None:
@@ -217,12 +218,21 @@ def with_steps(config: Any, steps: int) -> Any:
     return FrozenConfigDict(config)
 
 
-def another(x: Array) -> Array:
+def another(x: Array, count: Array | None = None) -> Array:
     """Each row's value from another row: half of the batch away, [B, ...].
 
-    Neighbours in a log are often of one user.
+    Neighbours in a log are often of one user. count: int[], how many rows there are
+    before the padding; all by default. Raises UserError for a batch of one.
     """
-    return jnp.roll(x, len(x) // 2, axis=0)
+    if len(x) < 2:
+        raise UserError(
+            "a placebo is the profile of another row of the batch: set batch_size and "
+            "eval.batch_size to 2 or more"
+        )
+    if count is None:
+        return jnp.roll(x, len(x) // 2, axis=0)
+    count = jnp.maximum(count, 1)
+    return x[(jnp.arange(len(x)) + jnp.maximum(count // 2, 1)) % count]
 
 
 def recalls(scores: Array, hidden: Array, allowed: Array) -> dict[int, Array]:

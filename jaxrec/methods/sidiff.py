@@ -57,6 +57,7 @@ HPARAMS = dict(
     inference="diffusion",  # none, diffusion, regressor, vae, oracle, placebo
     form="auto",  # of the state: vector, entities, grid; see state_forms
     samples=1,  # M, of the state at a time
+    measured=4,  # as many to measure how good they are
     resample=False,  # learn on states imagined anew, not on those acted on
     warmup=0.1,  # share of the training in which the gate stays shut
     generator=generators.HPARAMS,
@@ -83,7 +84,8 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     form = state_forms.make(config, team)
     about = describe(config, team, form)
     host = make_host(config, team, about)
-    imagine = make_imagine(config, form)
+    imagine = make_imagine(config, form, config.samples)
+    measure = make_imagine(config, form, config.measured)
     learns = config.inference in LEARNED
     model, optimiser = learner(config, form) if learns else (None, None)
 
@@ -96,7 +98,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         games = state.extra.games.state
         view = teams.views(team, games)
         hidden = jnp.zeros((*view.active.shape, host.network.width))
-        condition = form.condition(games, view.observation, hidden)
+        condition = form.condition(view.observation, hidden)
         params = model.init(key_model, jax.tree.map(lambda x: x[0, 0], condition))
         return state.replace(
             params=state.params | dict(generator=params),
@@ -143,7 +145,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         view = teams.views(team, chunk.state)
         before = host.memories(state.params, chunk, view)
         states, view, before = inference_lib.by_games((chunk.state, view, before))
-        condition = form.condition(states, view.observation, before)
+        condition = form.condition(view.observation, before)
         truth = for_agents(form.encode(states), team.num_agents)
         pairs = inference_lib.flat((truth, condition))
         weight = jnp.asarray(form.weight)
@@ -156,24 +158,33 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         each = jax.vmap(one)(keys, *pairs)
         return jnp.sum(alive * each) / jnp.maximum(jnp.sum(alive), 1.0)
 
-    def error(chunk: Any) -> dict[str, Array]:
-        """Of what living agents imagined and did not see: see `state_error`."""
-        active = teams.views(team, chunk.state).active
-        states, samples, active = inference_lib.by_games(
-            (chunk.state, host.imagined(chunk), active)
-        )
+    def error(state: TrainState, key: Array, chunk: Any) -> dict[str, Array]:
+        """Of what living agents imagine at the chunk's end and do not see.
+
+        Several samples each, however many the agents act on: see `state_error`. Where
+        nothing is known for certain it is of the whole state, and named so.
+        """
+        view = teams.views(team, chunk.state)
+        hidden = host.memories(state.params, chunk, view)
+        last = (chunk.state, view, hidden)
+        states, view, hidden = jax.tree.map(lambda x: x[-1], last)
+        average = state.target_params.get("generator")
+        samples = measure(average, key, states, view, hidden)
         truth = for_agents(form.encode(states), team.num_agents)
-        known = form.known(states)
+        known = form.known(view.observation)
         weight = jnp.ones(truth.shape) if known is None else 1.0 - known[1]
         weight = weight * jnp.asarray(form.weight)[None, None]
-        weight = weight * active.reshape(*active.shape, *(1,) * len(form.shape))
-        rows = inference_lib.flat((truth, samples, weight))
-        return state_error.summary(*rows, form.present)
+        alive = view.active.reshape(*view.active.shape, *(1,) * len(form.shape))
+        rows = inference_lib.flat((truth, samples, weight * alive))
+        found = state_error.summary(*rows, form.present, form.place)
+        if known is not None:
+            return found
+        return {name.replace("unseen", "state"): x for name, x in found.items()}
 
     def train_step(state: TrainState, batch: Any, key: Array) -> Any:
-        key_play, key_infer, key_learn = jax.random.split(key, 3)
+        key_play, key_measure, key_infer, key_learn = jax.random.split(key, 4)
         state, chunk = host.collect(state, key_play, imagine_by(state))
-        metrics = error(chunk)
+        metrics = error(state, key_measure, chunk)
         if learns:
             state, found = infer(state, key_infer, chunk)
             metrics |= found
@@ -200,7 +211,29 @@ def check(config: Any) -> None:
             f"resample with host {config.host}: its ratio must compare policies on the "
             "same inputs, set resample=False"
         )
-    teams.check(config, ("samples", "generator_updates", "generator_chunks"))
+    if config.resample and config.inference not in LEARNED:
+        raise UserError(
+            f"resample with inference {config.inference}: nothing is imagined anew, "
+            "set resample=False"
+        )
+    if not 0 <= config.warmup < 1:
+        raise UserError(
+            f"warmup={config.warmup}: the gate would never open, give a share of the "
+            "training from 0 to below 1"
+        )
+    counts = ("samples", "measured", "generator_updates", "generator_chunks")
+    teams.check(config, counts)
+    check_heads("extractor.", config.extractor)
+
+
+def check_heads(name: str, sizes: Any) -> None:
+    """Raises UserError for sizes of the extractor that make no network."""
+    if sizes.patch < 1:
+        raise UserError(f"{name}patch={sizes.patch}: at least 1 cell a side")
+    if sizes.num_heads < 1 or sizes.width % sizes.num_heads:
+        raise UserError(
+            f"{name}num_heads={sizes.num_heads} must divide {name}width={sizes.width}"
+        )
 
 
 def of_host(config: Any) -> FrozenConfigDict:
@@ -254,15 +287,23 @@ def for_agents(x: Array, num: int) -> Array:
     return jnp.broadcast_to(x[:, None], (len(x), num, *x.shape[1:]))
 
 
-def make_imagine(config: Any, form: state_forms.Form) -> Any:
-    """(average, key, states, view, hidden) -> bfloat16[E, A, M, *shape]."""
+def make_imagine(config: Any, form: state_forms.Form, samples: int) -> Any:
+    """(average, key, states, view, hidden) -> bfloat16[E, A, M, *shape].
+
+    M = `samples`. Only what is shown is made from the states.
+    """
 
     def shown(average: Any, key: Array, states: Any, view: Any, hidden: Array) -> Array:
         found = form.encode(states)
         if config.inference == "placebo":
+            if len(found) < 2:
+                raise UserError(
+                    "inference placebo shows the state of another game, and one is "
+                    "played at a time: set num_envs and eval.episodes to 2 or more"
+                )
             found = jnp.roll(found, 1, axis=0)
         found = for_agents(found, hidden.shape[1])[:, :, None]
-        lead = (*hidden.shape[:2], config.samples)
+        lead = (*hidden.shape[:2], samples)
         return jnp.broadcast_to(found, (*lead, *form.shape)).astype(jnp.bfloat16)
 
     if config.inference in SHOWN:
@@ -272,13 +313,13 @@ def make_imagine(config: Any, form: state_forms.Form) -> Any:
     def sampled(
         average: Any, key: Array, states: Any, view: Any, hidden: Array
     ) -> Array:
-        condition = form.condition(states, view.observation, hidden)
-        known = form.known(states)
+        condition = form.condition(view.observation, hidden)
+        known = form.known(view.observation)
 
         def one(key: Array) -> Array:
             return model.sample(average, key, condition, hidden.shape[:2], known)
 
-        found = jax.vmap(one)(jax.random.split(key, config.samples))
+        found = jax.vmap(one)(jax.random.split(key, samples))
         return jnp.moveaxis(found, 0, 2).astype(jnp.bfloat16)
 
     return sampled

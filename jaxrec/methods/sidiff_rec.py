@@ -89,14 +89,24 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         return TrainState(step, params, optimiser.init(params), extra=frozen)
 
     def imagine(
-        frozen: Any, key: Array, session: profiles.Session, items: Array
+        frozen: Any, key: Array, session: profiles.Session, items: Array, alike=False
     ) -> Array | None:
-        """Profiles float[B, M, d]; `items`, the whole history, is for the controls."""
+        """Profiles float[B, M, d]; `items`, the whole history, is for the controls.
+
+        alike: every row draws the same noise, wherever it stands in the batch.
+        """
         if not guided:
             return None
         if config.inference == "inferred":
-            args = frozen["codec"], key, session, config.samples
-            return jnp.moveaxis(inference.sample(frozen["params"], *args), 0, 1)
+
+            def sample(session: profiles.Session) -> Array:
+                args = frozen["codec"], key, session, config.samples
+                return jnp.moveaxis(inference.sample(frozen["params"], *args), 0, 1)
+
+            def alone(row: profiles.Session) -> Array:
+                return sample(jax.tree.map(lambda x: x[None], row))[0]
+
+            return jax.vmap(alone)(session) if alike else sample(session)
         if config.inference == "placebo":
             items = profile_stage.another(items)
         truth = profiles.multi_hot(items, info["vocab"])
@@ -126,10 +136,15 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         return optim.advance(optimiser, grads, state), dict(loss=value)
 
     def logits(
-        state: TrainState, key: Array, items: Array, length: Array, keep: int
+        state: TrainState,
+        key: Array,
+        items: Array,
+        length: Array,
+        keep: int,
+        alike=False,
     ) -> Array:
         session = profiles.recent(items, length, size, keep)
-        samples = imagine(state.extra, key, session, items)
+        samples = imagine(state.extra, key, session, items, alike)
         x = state_of(state.params, samples, session)
         y = recommender.apply(network, state.params["network"], "logits", x)
         return ranked.only_items(y, info)
@@ -138,7 +153,7 @@ def make(config: Any, info: dict[str, Any]) -> Method:
         state: TrainState, items: Array, length: Array, timestep: Array
     ) -> Array:
         # The same noise for everyone and always: a session's profile stays the same.
-        return logits(state, jax.random.key(0), items, length, size)
+        return logits(state, jax.random.key(0), items, length, size, alike=True)
 
     def eval_step(state: TrainState, batch: Batch, key: Array) -> dict[str, Array]:
         rows = profiles.example(batch)

@@ -14,9 +14,22 @@ def squared(x: Array, samples: Array, weight: Array) -> Array:
     """sum_d w_d mean_m (x_md - x_d)^2: float[]. x, weight: float[d]; samples: [M, d].
 
     A sampler that spreads as the truth does pays twice the variance here, a regressor
-    once: beside it stands `energy`, which is least for the true distribution.
+    once: to compare them take the mean of the samples, or `energy`, which is least for
+    the true distribution.
     """
     return jnp.sum(weight * jnp.mean(jnp.square(samples - x[None]), axis=0))
+
+
+def distance(
+    x: Array, samples: Array, there: Array, place: Array, tiles: Array
+) -> Array:
+    """sum over n of there_n times the mean over samples of how far off n is: float[].
+
+    x: float[d]; samples: float[M, d]; there: float[n]; place: int32[n, 2], numbers of
+    a flat state; tiles: float[2], of a unit of them.
+    """
+    off = (samples[:, place] - x[place][None]) * tiles[None, None]
+    return jnp.sum(there * jnp.mean(jnp.sqrt(jnp.sum(off**2, axis=-1) + 1e-12), axis=0))
 
 
 def energy(x: Array, samples: Array, weight: Array) -> Array:
@@ -51,24 +64,35 @@ def f1(counts: Array) -> Array:
 
 
 def summary(
-    x: Array, samples: Array, weight: Array, present: Array | None
+    x: Array,
+    samples: Array,
+    weight: Array,
+    present: Array | None = None,
+    place: tuple[Array, Array] | None = None,
 ) -> dict[str, Array]:
     """Means over agents: x, weight float[N, *shape]; samples float[N, M, *shape].
 
-    `unseen_error`: mean square of a number; `unseen_energy`: of an agent with anything
-    unseen; `unseen_f1`, with int32[n] `present`, which numbers of a flat state say that
-    something (an enemy) is there.
+    `unseen_error`: mean square of a number of one sample, `unseen_mean_error` of the
+    mean of the samples; `unseen_energy`: of an agent with anything unseen. With
+    `present` (see `state_forms.Form`) `unseen_f1`, whether an enemy is there at all,
+    and with `place` `unseen_distance`, tiles from where a living one is.
     """
     flat = x.reshape(len(x), -1)
     samples = samples.reshape(*samples.shape[:2], -1).astype(jnp.float32)
+    middle = samples.mean(axis=1, keepdims=True)
     weight = weight.reshape(flat.shape)
     some = jnp.maximum(jnp.sum(weight), 1.0)
     anything = jnp.maximum(jnp.sum(weight.max(axis=1)), 1.0)
     found = dict(
         unseen_error=jnp.sum(jax.vmap(squared)(flat, samples, weight)) / some,
+        unseen_mean_error=jnp.sum(jax.vmap(squared)(flat, middle, weight)) / some,
         unseen_energy=jnp.sum(jax.vmap(energy)(flat, samples, weight)) / anything,
     )
     if present is not None:
         parts = flat[:, present], samples[..., present], weight[:, present]
         found["unseen_f1"] = f1(jnp.sum(jax.vmap(matches)(*parts), axis=0))
+    if place is not None:
+        there = weight[:, present] * (flat[:, present] > 0)
+        far = jax.vmap(distance, (0, 0, 0, None, None))(flat, samples, there, *place)
+        found["unseen_distance"] = jnp.sum(far) / jnp.maximum(jnp.sum(there), 1.0)
     return found

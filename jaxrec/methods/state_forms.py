@@ -1,10 +1,11 @@
 """What of a game's state is inferred, from what: the forms of `sidiff`.
 
 vector     the whole state as one vector, from observation and memory; any environment
-entities   the tanks as rows, from the rows that an agent sees; Battle City
-grid       the map, from the agent's window at its place on it; Battle City
+entities   the tanks as rows, from the rows that an agent sees (observation=entity)
+grid       the map, from the agent's window at its place on it (observation=flat)
 
-All states are scaled from the environment's [0, 1] to [-1, 1]. All of it is ours.
+The last two are Battle City's. All states are scaled from the environment's [0, 1] to
+[-1, 1]. All of it is ours.
 """
 
 from collections.abc import Callable
@@ -15,49 +16,65 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxrec.envs.battle_city.observe import ENEMY, ENTITY, NUMBER
+from jaxrec.envs.battle_city.observe import ENEMY, ENTITY, NUMBER, Observation
 from jaxrec.envs.teams import Team
 from jaxrec.models import denoiser, unet
 from jaxrec.models.denoiser import Condition
 from jaxrec.types import Array, UserError
 
-ALLY = 1  # column of an entity that is the same in every state
+ALLY = 1  # column of an entity that says no more than the one before it
 
 
 class Form(NamedTuple):
     """One way to write a state.
 
     `shape` of a state. `encode(states [N])` -> float32[N, *shape] in [-1, 1], the
-    truth. `condition(states, observation float[N, A, od], hidden float[N, A, D])` ->
-    Condition [N, A, ...]. `known(states)` -> (values, mask) [N, A, *shape], what each
-    agent sees for certain, or None. `weight`: float32[*shape], 0 where a number is
-    constant. `network`: the denoiser. `present`: int32[n], which numbers of a flat
-    state are above 0 where there is an enemy, or None.
+    truth. `condition(observation float[N, A, od], hidden float[N, A, D])` -> Condition
+    [N, A, ...]. `known(observation)` -> (values, mask) [N, A, *shape], what each agent
+    sees for certain, or None: neither is given the states. `weight`: float32[*shape],
+    0 where a number says nothing of its own. `network`: the denoiser. Of a flat state,
+    or None: `present`, int32[n], which numbers are above 0 where there is an enemy;
+    `place`, (int32[n, 2], float32[2]), their rows and columns, and tiles in a unit.
     """
 
     shape: tuple[int, ...]
     encode: Callable[[Any], Array]
-    condition: Callable[..., Condition]
-    known: Callable[[Any], tuple[Array, Array] | None]
+    condition: Callable[[Array, Array], Condition]
+    known: Callable[[Array], tuple[Array, Array] | None]
     weight: np.ndarray
     network: nn.Module
     present: np.ndarray | None = None
+    place: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def make(config: Any, team: Team) -> Form:
     """`config`: form, width, num_layers, widths (of the U-Net), num_heads, history.
 
-    The form "auto" is entities on Battle City, vector elsewhere. Raises UserError for
-    one that is unknown or that the environment does not have.
+    The form "auto" is that of the agents' observations, vector outside Battle City.
+    Raises UserError for one that is unknown or not made from such observations.
     """
     city = team.name.startswith("battle_city/")
+    seen = team.game.game.observation if city else ""
     name = config.form
     if name == "auto":
-        name = "entities" if city else "vector"
+        name = dict(entity="entities", flat="grid").get(seen, "vector")
     if name not in FORMS:
         raise UserError(f"form {name!r} is unknown: use auto, {', '.join(FORMS)}")
     if name != "vector" and not city:
         raise UserError(f"form {name!r} is Battle City's: use vector")
+    needed = dict(entities="entity", grid="flat").get(name, seen)
+    if seen != needed:
+        raise UserError(
+            f"form {name!r} completes what agents see as observation={needed}, not "
+            f"{seen}: set data.settings to observation={needed}"
+        )
+    if not config.widths or min(config.widths) < 1:
+        raise UserError(f"widths={tuple(config.widths)}: of the U-Net, one or more")
+    width = dict(entities=config.width, grid=config.widths[-1]).get(name, 0)
+    if config.num_heads < 1 or width % config.num_heads:
+        raise UserError(
+            f"num_heads={config.num_heads} must divide the width {width} of form {name}"
+        )
     return FORMS[name](config, team)
 
 
@@ -72,8 +89,8 @@ def vector(config: Any, team: Team) -> Form:
     return Form(
         shape=(team.state_size,),
         encode=lambda states: 2.0 * jax.vmap(team.world)(states) - 1.0,
-        condition=lambda states, seen, hidden: Condition(told(config, seen, hidden)),
-        known=lambda states: None,
+        condition=lambda seen, hidden: Condition(told(config, seen, hidden)),
+        known=lambda seen: None,
         weight=np.ones(team.state_size, np.float32),
         network=denoiser.MLP(config.width, config.num_layers),
     )
@@ -89,20 +106,26 @@ def entities(config: Any, team: Team) -> Form:
     weight = np.ones(shape, np.float32)
     weight[:, ALLY] = 0.0
 
-    def known(states: Any) -> tuple[Array, Array]:
-        seen = jax.vmap(env.seen_entities)(states)
+    def rows_of(observation: Array) -> Array:
+        rows = observation[..., : -own_size(env)]
+        return rows.reshape(*rows.shape[:-1], *shape)
+
+    def known(observation: Array) -> tuple[Array, Array]:
+        seen = rows_of(observation)
         tank = jnp.broadcast_to(seen[..., :1] > 0, (*seen.shape[:-1], ENTITY - 3))
         shell = seen[..., ENTITY - 3 : ENTITY - 2] > 0
         shell = jnp.broadcast_to(shell, (*seen.shape[:-1], 3))
         return 2.0 * seen - 1.0, jnp.concatenate([tank, shell], axis=-1)
 
-    def condition(states: Any, seen: Array, hidden: Array) -> Condition:
-        rows = jax.vmap(env.seen_entities)(states)
+    def condition(seen: Array, hidden: Array) -> Condition:
+        rows = rows_of(seen)
         mask = (rows != 0).any(-1)
         # What the rows do not tell: place, counters, base and time of the agent itself.
         own = seen[..., -own_size(env) :]
         return Condition(vector=told(config, own, hidden), tokens=rows, mask=mask)
 
+    enemies = np.arange(env.num_agents, env.game.tanks)[:, None] * ENTITY
+    size = np.array(env.game.map.terrain.shape, np.float32)
     return Form(
         shape=shape,
         encode=lambda states: 2.0 * jax.vmap(env.entities)(states) - 1.0,
@@ -112,7 +135,8 @@ def entities(config: Any, team: Team) -> Form:
         network=denoiser.EntityTransformer(
             config.width, config.num_layers, config.num_heads
         ),
-        present=np.arange(env.num_agents, env.game.tanks) * ENTITY,
+        present=enemies[:, 0],
+        place=(enemies + np.array([[2, 3]]), (size - 1) / 2),
     )
 
 
@@ -129,16 +153,20 @@ def grid(config: Any, team: Team) -> Form:
     weight = np.ones(shape, np.float32)
     weight[..., NUMBER] = 0.0
 
-    def pasted(states: Any) -> tuple[Array, Array]:
+    def pasted(observation: Array) -> tuple[Array, Array]:
         """Each agent's window at its place: [N, A, H, W, 16], and what is known."""
-        return jax.vmap(lambda s: env.canvas(s, env.observe(s).window))(states)
+        own = own_size(env)
+        window, vector = observation[..., :-own], observation[..., -own:]
+        side = 2 * env.game.radius + 1
+        window = window.reshape(*window.shape[:-1], side, side, shape[-1])
+        return jax.vmap(env.canvas)(Observation(window, vector))
 
-    def known(states: Any) -> tuple[Array, Array]:
-        canvas, mask = pasted(states)
+    def known(observation: Array) -> tuple[Array, Array]:
+        canvas, mask = pasted(observation)
         return 2.0 * canvas - 1.0, mask
 
-    def condition(states: Any, seen: Array, hidden: Array) -> Condition:
-        canvas, mask = pasted(states)
+    def condition(seen: Array, hidden: Array) -> Condition:
+        canvas, mask = pasted(seen)
         own = told(config, seen[..., -own_size(env) :], hidden)
         return Condition(vector=own, canvas=canvas, seen=mask)
 

@@ -10,6 +10,7 @@ What was inferred of the state while playing is kept in the chunk, so that the r
 compares the policies on the same inputs and is 1 before the first gradient step.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -74,6 +75,7 @@ def make_host(
 ) -> Host:
     """The host with this critic; with `inference` its actor sees what it infers."""
     teams.check(config, ("num_envs", "chunk", "epochs", "minibatches"))
+    teams.check_shares(config, ("gamma", "gae_lambda", "decay"))
     if config.num_envs % config.minibatches:
         raise UserError(
             f"minibatches={config.minibatches} must divide num_envs={config.num_envs}"
@@ -205,7 +207,7 @@ def make_host(
             return (params, opt_state), dict(loss=total, **parts)
 
         orders = [
-            jax.random.permutation(k, num_envs).reshape(config.minibatches, -1)
+            dealt(k, num_envs, config.minibatches)
             for k in jax.random.split(key, config.epochs)
         ]
         carry = mine, state.opt_state["rl"]
@@ -229,7 +231,9 @@ def make_host(
         return hidden, action
 
     def pairs(state: TrainState, key: Array, chunk: Any, count: int) -> teams.Chunk:
-        games = jax.random.randint(key, (count,), 0, num_envs)
+        groups = math.gcd(num_envs, count)
+        shape = groups, count // groups
+        games = jax.random.randint(key, shape, 0, num_envs // groups)
         return take_games((chunk,), games)[0]
 
     def memories(params: Any, chunk: teams.Chunk, view: teams.View) -> Array:
@@ -257,13 +261,34 @@ def over(loss: Callable, mapped: int, fixed: int) -> Callable:
     return jax.vmap(jax.vmap(jax.vmap(loss, axes), axes), axes)
 
 
+def dealt(key: Array, num: int, parts: int) -> Array:
+    """`num` games dealt into `parts` minibatches: int32[parts, num / parts, 1].
+
+    Of neighbours, as many as there are parts, each goes to another part at random: what
+    `take_games` takes for a part, and no game leaves the device that plays it.
+    """
+    order = jax.random.uniform(key, (num // parts, parts)).argsort(axis=1)
+    return order.T[..., None].astype(jnp.int32)
+
+
 def take_games(rows: Any, games: Array) -> Any:
-    """The games int32[b] of (chunk, view, advantage, target)."""
+    """Of (chunk, view, advantage, target) the games int32[g, k], [T, g k, ...].
+
+    The games are g groups of neighbours, of each of which k are taken.
+    """
+
+    def one(x: Array) -> Array:
+        groups = x.reshape(len(games), -1, *x.shape[1:])
+        found = jax.vmap(lambda group, index: group[index])(groups, games)
+        return batches.split_rows(found.reshape(-1, *x.shape[1:]))
+
     chunk, *rest = rows
-    hidden = jax.tree.map(lambda x: x[games], chunk.hidden)
-    found = jax.tree.map(lambda x: x[:, games], (chunk._replace(hidden=()), *rest))
-    chunk, *rest = batches.split_rows(found, leading=1)
-    return (chunk._replace(hidden=batches.split_rows(hidden)), *rest)
+    hidden = jax.tree.map(one, chunk.hidden)
+    found = jax.tree.map(
+        lambda x: one(x.swapaxes(0, 1)).swapaxes(0, 1),
+        (chunk._replace(hidden=()), *rest),
+    )
+    return (found[0]._replace(hidden=hidden), *found[1:])
 
 
 def make(config: Any, team: Team, critic: Critic) -> Method:

@@ -48,7 +48,7 @@ class Extra:
     """State of learning besides parameters."""
 
     games: teams.Games
-    replay: teams.Chunk  # rows [C, T, ...]
+    replay: teams.Chunk  # rows [E, C / E, T, ...], see `ring`
 
 
 def make_host(
@@ -59,6 +59,7 @@ def make_host(
     `config`: HPARAMS, steps (train steps) and batch_size (chunks of a gradient step).
     """
     teams.check(config, ("num_envs", "chunk", "replay", "updates", "target_every"))
+    teams.check_shares(config, ("gamma", "td_lambda", "epsilon", "epsilon_steps"))
     ring.check("replay", config.replay, config.num_envs)
     about = inference or inference_lib.NONE
     network = Network(team.num_actions, config.width, about.extractor)

@@ -169,3 +169,12 @@ def check(config: Any, fields: tuple[str, ...]) -> None:
     for field in fields:
         if config[field] < 1:
             raise UserError(f"{field} is {config[field]}: must be positive")
+
+
+def check_shares(config: Any, fields: tuple[str, ...]) -> None:
+    """Raises UserError for a setting that is a share and is not in [0, 1]."""
+    for field in fields:
+        values = config[field]
+        for value in values if isinstance(values, tuple) else (values,):
+            if not 0 <= value <= 1:
+                raise UserError(f"{field} is {values}: must be from 0 to 1")

@@ -75,6 +75,10 @@ class WorldModel(NamedTuple):
     produce: Callable[..., dict[str, Any]] | None = None
     facts: Callable[..., dict[str, float]] | None = world_rows.summary
     scores: Callable[..., Array] | None = None
+    values: Callable[..., dict[str, Array]] | None = None
+    factors: Any = None
+    splits_time: bool = False
+    rules: tuple[str, ...] = ()
     predict: Callable[..., Prediction] | None = None
     context: int = 1
     config: Any = None

@@ -6,6 +6,7 @@ added, which a learner knows from its step: nothing is stored but the rows, and 
 `vmap` over seeds the slot stays one number, so that a row is written where it is.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -52,6 +53,21 @@ def filled(capacity: int, rows: int, times: Array) -> Array:
 
 
 def draw(ring: Any, key: Array, size: Array, batch: int) -> Any:
-    """`batch` of the `size` rows that are held, each as likely, with repetition."""
-    index = jax.random.randint(key, (batch,), 0, size)
-    return jax.tree.map(lambda x: x[index % len(x), index // len(x)], ring)
+    """`batch` of the `size` rows that are held, each as likely, with repetition.
+
+    Places and rows drawn are dealt into as many groups as divide both, and each group
+    of rows is drawn from one of places: a mesh that splits both moves no row.
+    """
+    num = len(jax.tree.leaves(ring)[0])
+    groups = math.gcd(num, batch)
+    key_place, key_slot = jax.random.split(key)
+    shape = groups, batch // groups
+    place = jax.random.randint(key_place, shape, 0, num // groups)
+    slot = jax.random.randint(key_slot, shape, 0, size // num)
+
+    def one(x: Array) -> Array:
+        parts = x.reshape(groups, num // groups, *x.shape[1:])
+        found = jax.vmap(lambda part, i, j: part[i, j])(parts, place, slot)
+        return found.reshape(batch, *x.shape[2:])
+
+    return jax.tree.map(one, ring)

@@ -48,7 +48,7 @@ class BattleCity(NamedTuple):
     `tick(key, state, actions)` -> (state, Outcome), with auto-reset and no observation.
     `observe(state)` -> Observation. `grid(state)` -> float32[H, W, 16].
     `entities(state)` -> float32[M, 14]; `seen_entities(state)` -> float32[A, M, 14].
-    `canvas(state, window)` -> each agent's window on the grid, and what is known.
+    `canvas(observation)` -> each agent's window on the grid, and what is known.
     `legal(state)` -> bool[A, 6].
     Baselines: `random(key, state)`, `scripted(key, state)` -> int32[A].
     """

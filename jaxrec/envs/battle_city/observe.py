@@ -244,25 +244,27 @@ def seen_entities(game: Settings, state: State) -> Array:
     return found * state.alive[:num, None, None]
 
 
-def canvas(game: Settings, state: State, window: Array) -> tuple[Array, Array]:
+def canvas(game: Settings, seen: Observation) -> tuple[Array, Array]:
     """Each agent's window at its place on the grid, and which values are known.
 
-    `window`: float32[A, 2r+1, 2r+1, 16] of one game -> grid float32[A, H, W, 16], zero
-    where nothing is known, and known bool[A, H, W, 16]. A cell of the window is known
+    Of one game, from what agents see alone -> grid float32[A, H, W, 16], zero where
+    nothing is known, and known bool[A, H, W, 16]. A cell of the window is known
     in all shared channels but one case: in bush two tiles or further away, enemy and
     facing are unknown unless a tank is seen there, since one may be hidden. With
     `line_of_sight` that holds for every such cell, a conservative answer.
     """
     height, width = game.map.terrain.shape
-    radius = game.radius
-    row, col = state.pos[: game.agents, 0], state.pos[: game.agents, 1]
-    down = jnp.arange(height)[None] - row[:, None]
-    right = jnp.arange(width)[None] - col[:, None]
+    radius, window = game.radius, seen.window
+    size = np.array([height, width], np.float32)
+    place = jnp.round(seen.vector[:, :2] * (size - 1)[None]).astype(jnp.int32)
+    alive = window[:, radius, radius, NUMBER] > 0
+    down = jnp.arange(height)[None] - place[:, :1]
+    right = jnp.arange(width)[None] - place[:, 1:]
     rows, cols = (jnp.clip(x + radius, 0, 2 * radius) for x in (down, right))
     agent = jnp.arange(game.agents)[:, None, None]
     pasted = window[agent, rows[:, :, None], cols[:, None, :]]
     inside = (abs(down) <= radius)[:, :, None] & (abs(right) <= radius)[:, None, :]
-    inside = inside & state.alive[: game.agents, None, None]
+    inside = inside & alive[:, None, None]
     distance = abs(down)[:, :, None] + abs(right)[:, None, :]
     tank = (pasted[..., ALLY] + pasted[..., ENEMY]) > 0
     bush = pasted[..., CHANNELS.index("bush")] > 0

@@ -178,6 +178,8 @@ def check(values: Mapping[str, Any]) -> None:
             raise UserError(
                 f"battle_city.{name}={value!r}: it must be {LEAST[name]}{upper}"
             )
+        if isinstance(HPARAMS[name], bool) and not isinstance(value, bool):
+            raise UserError(f"battle_city.{name}={value!r}: use true or false")
         if name.endswith("_prob") and not (_number(value, 0.5) and 0 <= value <= 1):
             raise UserError(f"battle_city.{name}={value!r}: it must be in [0, 1]")
     if values["base_prob"] + values["hunt_prob"] > 1 + 1e-9:
@@ -187,10 +189,12 @@ def check(values: Mapping[str, Any]) -> None:
             "less"
         )
     mix = values["mix"]
-    if len(mix) != 4 or min(mix) < 0 or abs(sum(mix) - 1) > 1e-6:
+    shares = isinstance(mix, (tuple, list)) and len(mix) == 4
+    shares = shares and all(_number(share, 0.5) and share >= 0 for share in mix)
+    if not shares or abs(sum(mix) - 1) > 1e-6:
         raise UserError(
-            f"battle_city.mix={tuple(mix)}: four shares (basic, fast, power, armor) "
-            "that sum to 1"
+            f"battle_city.mix={mix!r}: four shares (basic, fast, power, armor) that "
+            "sum to 1, such as mix=0.25/0.25/0.25/0.25"
         )
 
 
