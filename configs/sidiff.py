@@ -22,7 +22,12 @@ from jaxrec.methods import sidiff
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: "", "small" or "smoke"."""
+    """`arg`: "", "small" or "smoke"; "paper" says why there is none."""
+    if arg == "paper":
+        raise ValueError(
+            "SIDIFF's steps, widths and rates are unknown to us (only its abstract was "
+            "available): there are small and smoke"
+        )
     hparams = {"sidiff": sidiff.HPARAMS}
     config = defaults.team("sidiff", hparams, "" if arg == "small" else arg)
     config.data.settings = "radius=2,observation=entity"

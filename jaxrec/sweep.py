@@ -77,6 +77,14 @@ def seeds(text: str) -> list[int]:
     return found
 
 
+def number_or_text(text: str) -> float | str:
+    """1 and 1.0 are one value."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def grid(settings: Sequence[str]) -> dict[str, list[str]]:
     """field -> values, from FIELD=VALUE,VALUE,...; UserError for what is not that."""
     found: dict[str, list[str]] = {}
@@ -86,7 +94,7 @@ def grid(settings: Sequence[str]) -> dict[str, list[str]]:
         options = values(text)
         if not re.fullmatch(r"\w+(\.\w+)*", field) or not equals or "" in options:
             raise UserError(f"--grid={setting}: give FIELD=VALUE,VALUE,...")
-        if field in found or len(set(options)) < len(options):
+        if field in found or len(set(map(number_or_text, options))) < len(options):
             raise UserError(f"--grid={setting}: the field or a value comes twice")
         if field == "seed":
             raise UserError(f"--grid={setting}: seeds are given by --seeds")

@@ -46,8 +46,8 @@ def episode(
         return (after, memory, outcome.reward), (samples, outcome)
 
     first = lambda tree: jax.tree.map(lambda x: np.asarray(x[0]), tree)  # noqa: E731
-    key = jax.random.key(seed)
-    state = jax.jit(jax.vmap(team.reset))(jax.random.split(key, GAMES))
+    key_start, key = jax.random.split(jax.random.key(seed))
+    state = jax.jit(jax.vmap(team.reset))(jax.random.split(key_start, GAMES))
     carry, steps, returned = (state, memory, np.zeros(GAMES, np.float32)), [], 0.0
     for number in range(team.limit):
         state = carry[0]

@@ -51,6 +51,7 @@ def test_every_combination_has_a_folder_of_its_own():
         (["--grid=lr"], "--grid=lr: give FIELD=VALUE"),
         (["--grid=lr=1,"], "--grid=lr=1,: give FIELD=VALUE"),
         (["--grid=lr=1,1"], "a value comes twice"),
+        (["--grid=lr=1,1.0"], "a value comes twice"),
         (["--grid=seed=1,2"], "seeds are given by --seeds"),
         (["--grid=a/../../b=1,2"], "give FIELD=VALUE"),
         (["--seeds=0-99999999999"], "--seeds=0-99999999999: give numbers"),

@@ -3,8 +3,9 @@
 JaxMARL, Rutherford et al. 2024, arXiv 2311.10090; the package is an extra, `pip install
 'jaxrec[marl]'`, and imported here alone. What differs from its own baselines: the limit
 of steps is no end (the package does not tell it apart); agents' numbers are one-hot
-behind their observations; SMAX's state is scaled to [0, 1] without the columns that are
-the same in every state.
+behind their observations; SMAX's state is scaled to [0, 1] without the flags of teams
+and types behind the units' features (a unit's own six bits of type stay, constant where
+a scenario has one type).
 """
 
 import difflib

@@ -41,7 +41,7 @@ SPEC = dict(
     log_sigma_std=1.2,  # EDM
     levels=18,  # consistency: of the grid it is distilled on, EDM's
     clip=1.0,  # states are within +-clip, 0 = unbounded
-    warm=0.5,  # warm start: share of the noise that is put on the earlier state
+    warm=0.5,  # where a caller gives an earlier state: share of the noise put on it
 )
 VP, VE = ("ddpm", "ddim"), ("euler", "heun", "consistency")
 
