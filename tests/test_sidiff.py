@@ -15,8 +15,6 @@ from jaxrec.methods import METHODS, sidiff, state_forms, teams
 from jaxrec.models.extractor import StateExtractor, as_tokens
 from jaxrec.types import UserError
 
-pytestmark = pytest.mark.slow  # compiling them takes minutes
-
 INFO = dict(team=dict(kind="meeting", name="two_on_5", settings={}))
 
 
@@ -53,6 +51,7 @@ def moved(before, after):
     return any((np.asarray(a) != np.asarray(b)).any() for a, b in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "host, inference",
     [
@@ -76,6 +75,7 @@ def test_every_host_and_every_inference_learns(host, inference):
         assert metrics["ratio_error"] < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["qmix", "mappo"])
 def test_a_game_without_a_base_is_learnt_from(host):
     """All its tanks are there from the start and none comes back."""
@@ -87,25 +87,30 @@ def test_a_game_without_a_base_is_learnt_from(host):
     chex.assert_tree_all_finite(metrics)
 
 
-def test_no_gradient_passes_between_generator_and_host():
-    """The generator is the same whatever the host learns, and the other way round."""
-    _, plain, _ = run(host="qmix", inference="diffusion")
+@pytest.mark.parametrize(
+    "host, inference",
+    [
+        ("indep_q", "regressor"),
+        pytest.param("qmix", "diffusion", marks=pytest.mark.slow),
+    ],
+)
+def test_no_gradient_passes_between_generator_and_host(host, inference):
+    """The generator is the same whatever the host learns, and the other way round.
+
+    Of one step: the data are the same.
+    """
+    _, plain, _ = run(1, host=host, inference=inference)
     value = settings().value.to_dict()
-    faster = value | dict(optim=value["optim"] | dict(lr=0.0))
-    _, still, _ = run(
-        host="qmix", inference="diffusion", value=FrozenConfigDict(faster), steps=1
-    )
+    value = FrozenConfigDict(value | dict(optim=value["optim"] | dict(lr=0.0)))
+    _, still, _ = run(1, host=host, inference=inference, value=value)
     assert not moved(still[0].params["utility"], still[1].params["utility"])
     assert moved(still[0].params["generator"], still[1].params["generator"])
-    # One step: the data are the same, so that must be the generator.
     chex.assert_trees_all_equal(
         plain[1].params["generator"], still[1].params["generator"]
     )
-    optim = settings().generator_optim.to_dict() | dict(lr=0.0)
-    _, fixed, _ = run(
-        host="qmix", inference="diffusion", generator_optim=FrozenConfigDict(optim),
-        steps=1,
-    )  # fmt: skip
+    rate = settings().generator_optim.to_dict() | dict(lr=0.0)
+    rate = FrozenConfigDict(rate)
+    _, fixed, _ = run(1, host=host, inference=inference, generator_optim=rate)
     assert not moved(fixed[0].params["generator"], fixed[1].params["generator"])
     for name in ("utility", "mixer"):
         chex.assert_trees_all_equal(plain[1].params[name], fixed[1].params[name])
@@ -173,6 +178,7 @@ def test_tokens():
     assert as_tokens(jnp.ones((2, 7, 3)), 2, 4).shape == (2, 7, 3)
 
 
+@pytest.mark.slow
 def test_samples_are_told_apart_and_read():
     extractor = StateExtractor(size=5, width=8, num_heads=2)
     draw = np.random.default_rng(0)

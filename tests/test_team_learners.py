@@ -18,8 +18,6 @@ from jaxrec.methods import METHODS, inference, mappo, qmix, team_ppo, team_q, te
 from jaxrec.models.team import Network
 from jaxrec.types import UserError
 
-pytestmark = pytest.mark.slow  # compiling them takes minutes
-
 
 @functools.cache
 def team():
@@ -194,6 +192,7 @@ def build(method, steps, num_seeds=1, game="two_on_5", **fields):
     return experiment.build(config, "train", sharding.make_mesh(1, 1), {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["qmix", "mappo"])
 def test_twenty_five_and_thirty_five_are_sixty(tmp_path, method):
     stage = build(method, 60)
@@ -207,6 +206,7 @@ def test_twenty_five_and_thirty_five_are_sixty(tmp_path, method):
     chex.assert_trees_all_equal(whole, parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["vdn", "mappo"])
 def test_seeds_in_one_program_are_the_runs_alone(tmp_path, method):
     stage = build(method, 5, num_seeds=2)

@@ -89,7 +89,7 @@ def stage_of(case: Case, num_items: int, shape: Sequence[int]) -> program.Stage:
 def dataset_of(case: Case, num_items: int, num_rows: int) -> Dataset:
     """Enough rows for a batch; most items of the catalogue do not occur in them."""
     if case.kind == "games":
-        game = dict(name="3t_vs_3t_thicket", settings="")
+        game = dict(name="3t_vs_3t_thicket", settings="observation=entity")
         return teams.source("battle_city")(ConfigDict(game))
     if case.has_items:
         return events(num_items, num_rows, case.kind == "packed")

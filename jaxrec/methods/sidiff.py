@@ -313,13 +313,14 @@ def make_imagine(config: Any, form: state_forms.Form, samples: int) -> Any:
     def sampled(
         average: Any, key: Array, states: Any, view: Any, hidden: Array
     ) -> Array:
-        condition = form.condition(view.observation, hidden)
-        known = form.known(view.observation)
+        told = form.condition(view.observation, hidden), form.known(view.observation)
+        lead = (*hidden.shape[:2], samples)  # games first: a mesh splits them
 
-        def one(key: Array) -> Array:
-            return model.sample(average, key, condition, hidden.shape[:2], known)
+        def each(x: Array) -> Array:
+            return jnp.broadcast_to(x[:, :, None], (*lead, *x.shape[2:]))
 
-        found = jax.vmap(one)(jax.random.split(key, samples))
-        return jnp.moveaxis(found, 0, 2).astype(jnp.bfloat16)
+        condition, known = jax.tree.map(each, told)
+        found = model.sample(average, key, condition, lead, known)
+        return found.astype(jnp.bfloat16)
 
     return sampled
