@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 from test_train import make_stage, run
 
 from jaxrec import rules, settings, sharding
@@ -112,3 +113,17 @@ def test_a_rule_over_an_axis_of_one_is_named(capsys):
     assert capsys.readouterr().err.count("splits nothing here: mesh.data is 1") == 2
     sharding.tell_idle(sharding.make_mesh(2, 2), given)
     assert not capsys.readouterr().err
+
+
+def test_games_and_their_replay_are_split():
+    shape = lambda *axes: jax.ShapeDtypeStruct(axes, np.float32)  # noqa: E731
+    games = dict(state=dict(pos=shape(8, 6, 2)), fresh=shape(8), score=shape(2))
+    tree = dict(extra=dict(games=games, replay=dict(reward=shape(8, 4, 3))))
+    placed = sharding.place(sharding.make_mesh(4, 1), tree, ("games",))["extra"]
+    split, whole = PartitionSpec("data"), PartitionSpec()
+    assert placed["games"]["state"]["pos"].spec == split
+    assert placed["games"]["fresh"].spec == split
+    assert placed["games"]["score"].spec == whole
+    assert placed["replay"]["reward"].spec == split
+    with pytest.raises(UserError, match="has 8 rows, not divisible by mesh.data=3"):
+        sharding.place(sharding.make_mesh(3, 1), tree, ("games",))
