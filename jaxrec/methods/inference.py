@@ -51,7 +51,7 @@ class Host(NamedTuple):
 
     For what learns beside the host: `pairs(state, key, chunk, count)` -> a chunk of
     `count` games as they were lately; `memories(params, chunk, view)` -> float[T, B, A,
-    D], the agents' GRU before each observation; `imagined(chunk)`: what they acted on.
+    D], the agents' GRU before each observation.
     """
 
     init: Callable[..., TrainState]
@@ -62,7 +62,6 @@ class Host(NamedTuple):
     memory: Callable[..., Any]
     pairs: Callable[..., Any]
     memories: Callable[..., Array]
-    imagined: Callable[..., Any]
     network: Network
 
 

@@ -244,8 +244,7 @@ def make_host(
         return inference_lib.before(start, chunk.fresh, hidden)
 
     return Host(
-        init, collect, learn, report, act, hidden_of, pairs, memories,
-        lambda chunk: chunk.seen["imagined"], network,
+        init, collect, learn, report, act, hidden_of, pairs, memories, network,
     )  # fmt: skip
 
 

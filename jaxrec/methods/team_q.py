@@ -242,8 +242,7 @@ def make_host(
         return inference_lib.before(chunk.hidden, chunk.fresh, hidden)
 
     return Host(
-        init, collect, learn, report, act, hidden_of, pairs, memories,
-        lambda chunk: chunk.seen, network,
+        init, collect, learn, report, act, hidden_of, pairs, memories, network,
     )  # fmt: skip
 
 
