@@ -43,6 +43,7 @@ PRESETS: Mapping[str, tuple[tuple[str, Axes | str], ...]] = {
         (r"^extra/(replay|games/(state|hidden|fresh|returned))(/|$)", ("data",)),
     ),
 }
+COUNTED = {"'games'": " (num_envs)"}  # what a user sets to change them
 FORMS = (
     "give (pattern, (axis or None, ...)), (pattern, axis) or one of "
     f"{', '.join(PRESETS)}"
@@ -73,8 +74,9 @@ class Rule(NamedTuple):
             return _longest(shape, self.axes, sizes[self.axes])
         for size, axis in zip(shape, self.axes):
             if axis is not None and size % sizes[axis]:
+                counted = COUNTED.get(self.source, "")
                 raise UserError(
-                    f"sharding rule {self.source}: {name} has {size} rows, not "
+                    f"sharding rule {self.source}: {name} has {size} rows{counted}, not "
                     f"divisible by mesh.{axis}={sizes[axis]}: change one of the two"
                 )
         return self.axes
