@@ -76,8 +76,8 @@ class Rule(NamedTuple):
             if axis is not None and size % sizes[axis]:
                 counted = COUNTED.get(self.source, "")
                 raise UserError(
-                    f"sharding rule {self.source}: {name} has {size} rows{counted}, not "
-                    f"divisible by mesh.{axis}={sizes[axis]}: change one of the two"
+                    f"sharding rule {self.source}: {name} has {size} rows{counted}, "
+                    f"not divisible by mesh.{axis}={sizes[axis]}: change one of the two"
                 )
         return self.axes
 
