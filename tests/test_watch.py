@@ -65,6 +65,8 @@ def test_a_trained_team_is_watched(tmp_path, capsys, form, panels):
     config = importlib.import_module("configs.sidiff").get_config("smoke")
     config.mesh = dict(data=1, model=1)
     config.train.sidiff.update(form=form, samples=2, widths=(8, 8, 8))
+    if form == "grid":
+        config.data.settings = "radius=2,observation=flat"
     config.train.update(steps=2, log_every=2, eval_every=0, checkpoint_every=0)
     config.train.evals = ()
     experiment.run(config, tmp_path / "run")
