@@ -1,6 +1,6 @@
 """Samplers of diffusion models behind one signature.
 
-    sample(config, network, key, shape, known=None, warm=None) -> x0 float[*shape]
+    sample(config, network, key, shape, known=None) -> x0 float[*shape]
 
 `config` has the fields of `losses.diffusion.SPEC`, `network` is (x, level) -> float as
 the losses there take it, so that what was trained by one form is sampled by its own.
@@ -42,30 +42,23 @@ class Start(NamedTuple):
 
     noise: float[*shape], standard normal. key: for noise on the way; ddim at eta 0,
     euler and heun need none. known: (values, mask), float and bool[*shape], what is
-    seen for certain. warm: float[*shape], an earlier estimate to which only the share
-    `config.warm` of the noise is put back, for states that change slowly.
+    seen for certain.
     """
 
     noise: Array
     key: Array | None = None
     known: Known | None = None
-    warm: Array | None = None
 
     def estimate(self) -> Array | None:
         """What the first noise is added to; None: nothing is known."""
-        if self.known is None and self.warm is None:
+        if self.known is None:
             return None
-        of = jnp.zeros_like(self.noise) if self.warm is None else self.warm
-        return clamp(of, self.known)
+        return clamp(jnp.zeros_like(self.noise), self.known)
 
     def at(self, sigma: Array) -> Array:
         """The first x of the samplers that add noise of size sigma."""
         x, of = sigma * self.noise, self.estimate()
         return x if of is None else of + x
-
-    def sigma(self, config: Any) -> float:
-        """The largest sigma: less of a warm start."""
-        return config.sigma_max * (1.0 if self.warm is None else config.warm)
 
 
 def sample(
@@ -74,14 +67,13 @@ def sample(
     key: Array,
     shape: tuple[int, ...],
     known: Known | None = None,
-    warm: Array | None = None,
 ) -> Array:
     """A state from noise by `config.sampler` in `config.steps`: float32[*shape].
 
-    known, warm: see `Start`.
+    known: see `Start`.
     """
     key_noise, key_steps = jax.random.split(key)
-    start = Start(jax.random.normal(key_noise, shape), key_steps, known, warm)
+    start = Start(jax.random.normal(key_noise, shape), key_steps, known)
     return SAMPLERS[config.sampler](denoiser(config, network), config, start)
 
 
@@ -115,14 +107,13 @@ def guided(conditional: Network, unconditional: Network, weight: float) -> Netwo
     return network
 
 
-def step_grid(train_steps: int, steps: int, start: int = 0) -> np.ndarray:
-    """k_j = round(k_0 (1 - j / n)), k_0 = `start` or K, and 0 at the end: int32[n + 1].
+def step_grid(train_steps: int, steps: int) -> np.ndarray:
+    """k_j = round(K (1 - j / n)), 0 at the end: int32[n + 1].
 
     Not the grid that ends at k = 1: its last step would change nothing (ours).
     """
-    start = start or train_steps
     share = 1 - np.arange(steps + 1) / steps
-    return np.floor(start * share + 0.5).astype(np.int32)
+    return np.floor(train_steps * share + 0.5).astype(np.int32)
 
 
 def ddim(denoise: Denoise, config: Any, start: Start) -> Array:
@@ -144,14 +135,10 @@ def ddpm(denoise: Denoise, config: Any, start: Start) -> Array:
 
 def _ancestral(denoise: Denoise, config: Any, start: Start, eta: float) -> Array:
     abar = jnp.asarray(diffusion.schedule(config))
-    first = config.train_steps
-    if start.warm is not None:
-        first = max(round(config.warm * first), 1)
-    steps = min(config.steps, first)
-    grid = jnp.asarray(step_grid(config.train_steps, steps, first))
+    grid = jnp.asarray(step_grid(config.train_steps, config.steps))
     x, of = start.noise, start.estimate()
     if of is not None:
-        x = diffusion.diffuse(of, x, abar[first])
+        x = diffusion.diffuse(of, x, abar[-1])
 
     def step(x: Array, at: tuple[Array, ...]) -> tuple[Array, None]:
         k, after, number = at
@@ -166,7 +153,7 @@ def _ancestral(denoise: Denoise, config: Any, start: Start, eta: float) -> Array
         again = jax.random.normal(jax.random.fold_in(start.key, number), x.shape)
         return x + s * again, None
 
-    x, _ = jax.lax.scan(step, x, (grid[:-1], grid[1:], jnp.arange(steps)))
+    x, _ = jax.lax.scan(step, x, (grid[:-1], grid[1:], jnp.arange(config.steps)))
     return clamp(x, start.known)
 
 
@@ -181,7 +168,7 @@ def heun(denoise: Denoise, config: Any, start: Start) -> Array:
 
 
 def _ode(denoise: Denoise, config: Any, start: Start, second_order: bool) -> Array:
-    grid = jnp.asarray(diffusion.karras(config, config.steps, start.sigma(config)))
+    grid = jnp.asarray(diffusion.karras(config, config.steps))
 
     def clamped(x: Array, sigma: Array) -> Array:
         return clamp(denoise(x, sigma), start.known)
@@ -201,7 +188,7 @@ def consistency(denoise: Denoise, config: Any, start: Start) -> Array:
 
     The levels are Karras' of `steps` + 1 without the last (ours).
     """
-    grid = diffusion.karras(config, config.steps + 1, start.sigma(config))[:-1]
+    grid = diffusion.karras(config, config.steps + 1)[:-1]
     x = start.at(grid[0])
     x0 = clamp(denoise(x, jnp.asarray(grid[0])), start.known)
     for number, sigma in enumerate(grid[1:]):

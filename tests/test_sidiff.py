@@ -11,7 +11,7 @@ import pytest
 from ml_collections import FrozenConfigDict
 
 from jaxrec.envs import teams as envs
-from jaxrec.methods import METHODS, sidiff, state_forms, teams
+from jaxrec.methods import METHODS, sidiff, state_forms, state_inference, teams
 from jaxrec.models.extractor import StateExtractor, as_tokens
 from jaxrec.types import UserError
 
@@ -70,7 +70,7 @@ def test_every_host_and_every_inference_learns(host, inference):
     chex.assert_tree_all_finite(metrics)
     assert int(states[-1].step) == 2 and "loss" in metrics
     assert moved(states[0].params["utility"], states[1].params["utility"])
-    assert ("generator" in states[0].params) == (inference in sidiff.LEARNED)
+    assert ("generator" in states[0].params) == (inference in state_inference.LEARNED)
     if "ppo" in host:
         assert metrics["ratio_error"] < 1e-5
 
@@ -116,16 +116,43 @@ def test_no_gradient_passes_between_generator_and_host(host, inference):
         chex.assert_trees_all_equal(plain[1].params[name], fixed[1].params[name])
 
 
+@pytest.mark.slow
+def test_what_the_dead_see_teaches_nothing(monkeypatch):
+    """The second agent stands still and is out of the game, from the start."""
+
+    @jax.jit
+    def generator(who, what):
+        plain = envs.of_meeting("two_on_5", {})
+        out = jnp.array([False, True])
+        changed = plain._replace(
+            observe=lambda s: plain.observe(s).at[who].add(what),
+            legal=lambda s: (
+                plain.legal(s).at[1].set(jnp.arange(plain.num_actions) == 0)
+            ),
+            active=lambda s: ~out,
+        )
+        monkeypatch.setitem(envs.TEAMS, "meeting", lambda name, settings: changed)
+        method = METHODS["sidiff"](
+            settings(host="indep_q", inference="regressor"), INFO
+        )
+        state = method.init(jax.random.key(0), {}, {})
+        state, _ = method.train_step(state, {}, jax.random.key(1))
+        return state.params["generator"]
+
+    assert not moved(generator(1, 0.0), generator(1, 7.0))
+    assert moved(generator(0, 0.0), generator(0, 7.0))
+
+
 def imagined(inference, **fields):
     config = settings(inference=inference, **fields)
     form = state_forms.make(config, team())
     states = jax.vmap(team().reset)(jax.random.split(jax.random.key(0), 6))
     view = teams.views(team(), states)
     hidden = jnp.zeros((6, 2, 16))
-    imagine = sidiff.make_imagine(config, form, config.samples)
+    imagine = state_inference.make_imagine(config, form, config.samples)
     average = None
-    if inference in sidiff.LEARNED:
-        model, _ = sidiff.learner(config, form)
+    if inference in state_inference.LEARNED:
+        model, _ = state_inference.learner(config, form)
         condition = form.condition(view.observation, hidden)
         one = jax.tree.map(lambda x: x[0, 0], condition)
         average = model.init(jax.random.key(1), one)

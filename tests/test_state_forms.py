@@ -9,7 +9,7 @@ import pytest
 from ml_collections import FrozenConfigDict
 
 from jaxrec.envs import teams as envs
-from jaxrec.methods import sidiff, state_forms, teams
+from jaxrec.methods import state_forms, state_inference, teams
 from jaxrec.types import UserError
 
 SEEN = dict(entities="entity", grid="flat", vector="entity")
@@ -105,7 +105,7 @@ def test_a_placebo_of_one_game_is_refused():
     """It would be the true state."""
     team = city("entities")
     config = settings("entities", inference="placebo")
-    imagine = sidiff.make_imagine(config, state_forms.make(config, team), 1)
+    imagine = state_inference.make_imagine(config, state_forms.make(config, team), 1)
     state = jax.tree.map(lambda x: x[None], team.reset(jax.random.key(0)))
     with pytest.raises(UserError, match="num_envs and eval.episodes to 2"):
         imagine(None, jax.random.key(0), state, None, jnp.zeros((1, 3, 4)))

@@ -41,7 +41,6 @@ SPEC = dict(
     log_sigma_std=1.2,  # EDM
     levels=18,  # consistency: of the grid it is distilled on, EDM's
     clip=1.0,  # states are within +-clip, 0 = unbounded
-    warm=0.5,  # where a caller gives an earlier state: share of the noise put on it
 )
 VP, VE = ("ddpm", "ddim"), ("euler", "heun", "consistency")
 
@@ -67,10 +66,10 @@ def check(config: Any) -> None:
         )
     if not config.sigma_data > 0:
         raise UserError(f"sigma_data={config.sigma_data}: a std of states, above 0")
-    if not 0 < config.warm <= 1 or not 0 <= config.eta <= 1 or config.levels < 2:
+    if not 0 <= config.eta <= 1 or config.levels < 2:
         raise UserError(
-            f"warm={config.warm}, eta={config.eta}, levels={config.levels}: warm is a "
-            "share above 0, eta from 0 to 1, levels at least 2"
+            f"eta={config.eta}, levels={config.levels}: eta is from 0 to 1, levels at "
+            "least 2"
         )
 
 
@@ -185,9 +184,9 @@ def edm_loss(
     return scale * weighted_mean(error, weight)
 
 
-def karras(config: Any, levels: int, sigma_max: float = 0.0) -> np.ndarray:
+def karras(config: Any, levels: int) -> np.ndarray:
     """sigma_0 = sigma_max > ... > sigma_{N-1} = sigma_min: float32[N] (EDM, eq. 5)."""
-    high, low = sigma_max or config.sigma_max, config.sigma_min
+    high, low = config.sigma_max, config.sigma_min
     share = np.arange(levels) / max(levels - 1, 1)
     root = high ** (1 / config.rho), low ** (1 / config.rho)
     return ((root[0] + share * (root[1] - root[0])) ** config.rho).astype(np.float32)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxrec.envs import teams as envs
-from jaxrec.methods import sidiff, state_forms
+from jaxrec.methods import sidiff, state_forms, state_inference, team_hosts
 from jaxrec.types import Array, TrainState
 
 
@@ -22,8 +22,8 @@ def acting(
     """
     team = envs.of_info("sidiff", info)
     form = state_forms.make(config, team)
-    host = sidiff.make_host(config, team, sidiff.describe(config, team, form))
-    imagine = sidiff.make_imagine(config, form, config.samples)
+    host = team_hosts.make(config, team, sidiff.describe(config, team, form))
+    imagine = state_inference.make_imagine(config, form, config.samples)
 
     def act(state: TrainState, seen: Any, key: Array) -> tuple[Any, Array, Array]:
         average = (state.target_params or {}).get("generator")

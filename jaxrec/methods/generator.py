@@ -53,8 +53,8 @@ class Generator(NamedTuple):
 
     `loss(params, average, key, x0, condition, weight=None)` -> float[], gradients in
         `params` alone.
-    `sample(params, key, condition, lead=(), known=None, warm=None)` ->
-        float[*lead, *shape]; `known` and `warm` as in `samplers`.
+    `sample(params, key, condition, lead=(), known=None)` -> float[*lead, *shape];
+        `known` as in `samplers`.
     """
 
     init: Callable[..., Any]
@@ -89,10 +89,9 @@ def make(config: Any, network: nn.Module, shape: tuple[int, ...]) -> Generator:
         condition: Condition,
         lead: tuple[int, ...] = (),
         known: samplers.Known | None = None,
-        warm: Array | None = None,
     ) -> Array:
         known = known if config.clamp_known else None
-        return made.sample(params, key, condition, lead, known, warm)
+        return made.sample(params, key, condition, lead, known)
 
     return made._replace(sample=sample)
 
@@ -147,14 +146,14 @@ def _diffusion(config, network, shape):
             of(average, "teacher"),
         )
 
-    def sample(params, key, condition, lead, known, warm):
+    def sample(params, key, condition, lead, known):
         params = params["student"] if distilled else params
         f = samplers.guided(
             closed(params, condition, 1.0),
             closed(params, condition, 0.0),
             config.guidance,
         )
-        return samplers.sample(spec, f, key, (*lead, *shape), known, warm)
+        return samplers.sample(spec, f, key, (*lead, *shape), known)
 
     return Generator(init, loss, sample)
 
@@ -167,7 +166,7 @@ def _regressor(config, network, shape):
         f = lambda x, level: network.apply(params, x, level, condition)  # noqa: E731
         return diffusion.regression_loss(f, x0, weight)
 
-    def sample(params, key, condition, lead, known, warm):
+    def sample(params, key, condition, lead, known):
         x = jnp.zeros((*lead, *shape))
         found = network.apply(params, x, jnp.ones(()), condition)
         return samplers.clamp(_clip(config, found), known)
@@ -218,7 +217,7 @@ def _vae(config, network, shape):
         divergence = gaussian_kl(mean, log_var, other, other_log_var) / x0.size
         return diffusion.weighted_mean(error, weight) + config.kl * divergence
 
-    def sample(params, key, condition, lead, known, warm):
+    def sample(params, key, condition, lead, known):
         mean, log_var = prior.apply(params["prior"], flat_condition(condition, lead))
         z = mean + jnp.exp(log_var / 2) * jax.random.normal(key, mean.shape)
         return samplers.clamp(_clip(config, decode(params, z, condition)), known)

@@ -26,34 +26,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict, FrozenConfigDict
 
 from jaxrec import optim
 from jaxrec.envs import teams as envs
 from jaxrec.methods import generator as generators
-from jaxrec.methods import (
-    indep_q,
-    ippo,
-    mappo,
-    qmix,
-    qplex,
-    state_error,
-    state_forms,
-    team_ppo,
-    team_q,
-    teams,
-    vdn,
-)
 from jaxrec.methods import inference as inference_lib
+from jaxrec.methods import state_error, state_forms, team_hosts, teams
+from jaxrec.methods.state_inference import (
+    LEARNED,
+    SHOWN,
+    for_agents,
+    learner,
+    make_imagine,
+)
 from jaxrec.models.extractor import StateExtractor
 from jaxrec.types import Array, Method, TrainState, UserError
 
-VALUE = dict(indep_q=indep_q, vdn=vdn, qmix=qmix, qplex=qplex)
-POLICY = dict(mappo=mappo, ippo=ippo)
-LEARNED = generators.KINDS
-SHOWN = ("oracle", "placebo")
 HPARAMS = dict(
-    host="qmix",  # see VALUE and POLICY
+    host="qmix",  # see team_hosts.NAMES
     inference="diffusion",  # none, diffusion, regressor, vae, oracle, placebo
     form="auto",  # of the state: vector, entities, grid; see state_forms
     samples=1,  # M, of the state at a time
@@ -70,8 +60,7 @@ HPARAMS = dict(
     generator_chunks=8,  # chunks of one of them
     generator_optim=optim.spec(lr=3e-4, clip=1.0),
     extractor=dict(size=64, width=64, num_layers=1, num_heads=4, patch=4),
-    value=team_q.HPARAMS | qmix.HPARAMS | qplex.HPARAMS,  # of hosts with values
-    policy=dict(team_ppo.HPARAMS),  # of MAPPO, IPPO
+    **team_hosts.HPARAMS,
 )
 
 
@@ -80,10 +69,9 @@ def make(config: Any, info: dict[str, Any]) -> Method:
     team = envs.of_info("sidiff", info)
     check(config)
     if config.inference == "none":
-        return plain(config, team)
+        return team_hosts.alone(config, team)
     form = state_forms.make(config, team)
-    about = describe(config, team, form)
-    host = make_host(config, team, about)
+    host = team_hosts.make(config, team, describe(config, team, form))
     imagine = make_imagine(config, form, config.samples)
     measure = make_imagine(config, form, config.measured)
     learns = config.inference in LEARNED
@@ -201,12 +189,12 @@ def make(config: Any, info: dict[str, Any]) -> Method:
 def check(config: Any) -> None:
     """Raises UserError for names that do not exist."""
     kinds = ("none", *LEARNED, *SHOWN)
-    for field, names in (("host", (*VALUE, *POLICY)), ("inference", kinds)):
+    for field, names in (("host", team_hosts.NAMES), ("inference", kinds)):
         if config[field] not in names:
             raise UserError(
                 f"{field} {config[field]!r} is unknown: use one of {', '.join(names)}"
             )
-    if config.resample and config.host in POLICY:
+    if config.resample and config.host in team_hosts.POLICY:
         raise UserError(
             f"resample with host {config.host}: its ratio must compare policies on the "
             "same inputs, set resample=False"
@@ -236,39 +224,6 @@ def check_heads(name: str, sizes: Any) -> None:
         )
 
 
-def of_host(config: Any) -> FrozenConfigDict:
-    """The host's settings."""
-    section = config.value if config.host in VALUE else config.policy
-    shared = dict(steps=config.steps, batch_size=config.batch_size)
-    return FrozenConfigDict(ConfigDict(section.to_dict() | shared))
-
-
-def plain(config: Any, team: envs.Team) -> Method:
-    """The host alone."""
-    settings = of_host(config)
-    if config.host in VALUE:
-        mixer = VALUE[config.host].mixer(settings, team)
-        return team_q.make(settings, team, mixer)
-    return team_ppo.make(settings, team, POLICY[config.host].critic(team))
-
-
-def make_host(config: Any, team: envs.Team, about: Any) -> Any:
-    """The host with inference."""
-    settings = of_host(config)
-    if config.host in VALUE:
-        mixer = VALUE[config.host].mixer(settings, team)
-        return team_q.make_host(settings, team, mixer, about)
-    return team_ppo.make_host(settings, team, POLICY[config.host].critic(team), about)
-
-
-def learner(config: Any, form: state_forms.Form) -> Any:
-    """The generator and its optimiser."""
-    settings = config.generator.to_dict() | dict(kind=config.inference)
-    model = generators.make(FrozenConfigDict(settings), form.network, form.shape)
-    updates = config.steps * config.generator_updates
-    return model, optim.make(config.generator_optim, updates)
-
-
 def describe(
     config: Any, team: envs.Team, form: state_forms.Form
 ) -> inference_lib.Inference:
@@ -280,47 +235,3 @@ def describe(
         opened=lambda step: (step >= config.warmup * config.steps) * 1.0,
         resample=config.resample,
     )
-
-
-def for_agents(x: Array, num: int) -> Array:
-    """[N, ...] -> [N, A, ...], the same for every agent."""
-    return jnp.broadcast_to(x[:, None], (len(x), num, *x.shape[1:]))
-
-
-def make_imagine(config: Any, form: state_forms.Form, samples: int) -> Any:
-    """(average, key, states, view, hidden) -> bfloat16[E, A, M, *shape].
-
-    M = `samples`. Only what is shown is made from the states.
-    """
-
-    def shown(average: Any, key: Array, states: Any, view: Any, hidden: Array) -> Array:
-        found = form.encode(states)
-        if config.inference == "placebo":
-            if len(found) < 2:
-                raise UserError(
-                    "inference placebo shows the state of another game, and one is "
-                    "played at a time: set num_envs and eval.episodes to 2 or more"
-                )
-            found = jnp.roll(found, 1, axis=0)
-        found = for_agents(found, hidden.shape[1])[:, :, None]
-        lead = (*hidden.shape[:2], samples)
-        return jnp.broadcast_to(found, (*lead, *form.shape)).astype(jnp.bfloat16)
-
-    if config.inference in SHOWN:
-        return shown
-    model, _ = learner(config, form)
-
-    def sampled(
-        average: Any, key: Array, states: Any, view: Any, hidden: Array
-    ) -> Array:
-        told = form.condition(view.observation, hidden), form.known(view.observation)
-        lead = (*hidden.shape[:2], samples)  # games first: a mesh splits them
-
-        def each(x: Array) -> Array:
-            return jnp.broadcast_to(x[:, :, None], (*lead, *x.shape[2:]))
-
-        condition, known = jax.tree.map(each, told)
-        found = model.sample(average, key, condition, lead, known)
-        return found.astype(jnp.bfloat16)
-
-    return sampled
