@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", default="test", help="valid or test")
     flags = parser.parse_args(argv)
     try:
-        found = [runs.read_run(path) for path in runs.find_runs(flags.runs)]
+        found = runs.read_runs(flags.runs)
         for run in found:
             if not run.done:
                 runs.warn(f"{run.path}: unfinished, left out")

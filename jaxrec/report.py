@@ -30,10 +30,9 @@ from jaxrec.runs import (
     data_text,
     distinct_seeds,
     experiments,
-    find_runs,
     group_runs,
     numbers,
-    read_run,
+    read_runs,
     warn,
 )
 from jaxrec.statistics import bootstrap_iqm, estimate, improvement
@@ -151,14 +150,9 @@ def report(
     Raises UserError for folders without runs and for unknown metrics or fields.
     """
     runs, out = [], Path(out)
-    for path in find_runs(arguments):
-        try:
-            run = read_run(path)
-        except UserError as error:
-            warn(str(error))
-            continue
+    for run in read_runs(arguments):
         if not (run.done or unfinished):
-            warn(f"{path}: unfinished, left out; --unfinished shows it")
+            warn(f"{run.path}: unfinished, left out; --unfinished shows it")
         else:
             runs.append(run)
     if not (runs := distinct_seeds(runs)):

@@ -59,10 +59,10 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def read_run(path: Path) -> Run:
     """Raises UserError when the folder holds no readable run."""
+    config = read_object(path / "config.json")
+    file = path / "summary.json"
+    summary = read_object(file) if file.exists() else {}
     try:
-        config = json.loads((path / "config.json").read_text())
-        file = path / "summary.json"
-        summary = json.loads(file.read_text()) if file.is_file() else {}
         stages = list(config.get("stages") or summary["stages"])
         curves = {s: read_metrics(path / s / "metrics.jsonl") for s in stages}
         seen = summary.setdefault("stages", {})
@@ -72,8 +72,36 @@ def read_run(path: Path) -> Run:
             steps = max((step for step, _ in last.values()), default=0)
             seen[stage] = {"last": {m: v for m, (_, v) in last.items()}, "steps": steps}
         return Run(path, flat(config), summary, curves, done)
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise UserError(f"{path}: broken run ({error!r}), left out") from error
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise UserError(
+            f"{path}: its files are not as a run writes them, run it again"
+        ) from error
+
+
+def read_runs(arguments: Iterable[str]) -> list[Run]:
+    """The runs of `find_runs` that can be read; warns of the others."""
+    found = []
+    for path in find_runs(arguments):
+        try:
+            found.append(read_run(path))
+        except UserError as error:
+            warn(f"{error}; left out")
+    return found
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object in `file`; UserError names the file and what is wrong with it."""
+    try:
+        found = json.loads(file.read_bytes())
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{file} is cut off or no JSON: run it again") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{file} holds no object of fields: run it again")
+    return found
 
 
 def find_runs(arguments: Iterable[str]) -> list[Path]:

@@ -92,14 +92,26 @@ def test_broken_and_unfinished_runs(tmp_path, capsys):
     stopped = write_run(tmp_path / "stopped", 1, {SCORE: 60.0}, finished=False)
     with (stopped / "train" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 30, "eval/norm')  # the line a kill cuts short
-    broken = write_run(tmp_path / "broken", 2, {SCORE: 70.0})
-    (broken / "summary.json").write_text('{"stages": {')
+    cut, old, odd = (
+        write_run(tmp_path / name, 2, {SCORE: 70.0}) for name in ("cut", "old", "odd")
+    )
+    (cut / "summary.json").write_text('{"stages": {')
+    (old / "config.json").write_text("[1, 2]")
+    (odd / "summary.json").write_text('{"stages": [1]}')
     out = tmp_path / "out"
     assert run_main(tmp_path, f"--out={out}") == 0
     errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 2
-    assert errors[0].startswith(f"jaxrec: warning: {broken}: broken run")
-    assert errors[1].startswith(f"jaxrec: warning: {stopped}: unfinished")
+    for error, told in zip(
+        errors,
+        (
+            f"{cut}/summary.json is cut off or no JSON: run it again; left out",
+            f"{odd}: its files are not as a run writes them, run it again; left out",
+            f"{old}/config.json holds no object of fields: run it again; left out",
+            f"{stopped}: unfinished, left out; --unfinished shows it",
+        ),
+        strict=True,
+    ):
+        assert error == f"jaxrec: warning: {told}"
     assert [row["last"] for row in read_csv(out / "table.csv")] == ["50.0"]
 
     assert run_main(tmp_path, f"--out={out}", "--unfinished") == 0
