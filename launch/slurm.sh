@@ -69,14 +69,12 @@ if [[ -n $array ]]; then
     name=$(basename "$(dirname "$array")")
     output=$(dirname "$array")/slurm-%A_%a.log
     more+=("--array=1-$runs${at_once:+%$at_once}")
-    words="eval \"flags=(\$(grep . $(quoted "$array") | sed -n \"\${SLURM_ARRAY_TASK_ID}p\"))\""
 else
     workdir=$(flag workdir "${flags[@]+"${flags[@]}"}")
     [[ -n $(flag config "${flags[@]+"${flags[@]}"}") && -n $workdir ]] ||
         die "give --config=FILE and --workdir=DIR, or --array=FILE"
     name=$(basename "$workdir")
     output=$workdir/slurm-%j.log
-    words="flags=($(quoted "${flags[@]}"))"
 fi
 [[ $output != *[[:space:]]* ]] ||
     die "$output: a line of #SBATCH ends at a blank, take a folder without one"
@@ -96,28 +94,35 @@ script() {
         echo "export JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((gpus - 1)))"
     fi
     [[ -z $setup ]] || echo "$setup"
-    echo "retries=$retries"
-    echo "$words"
-    declare -f worth_retrying | sed "s/\"\$TEMPORARY\"/$TEMPORARY/"
-    cat <<END
+    echo "python=$(quoted "$PYTHON") retries=$retries TEMPORARY=$TEMPORARY"
+    declare -f worth_retrying
+    if [[ -n $array ]]; then
+        echo "runs=$(quoted "$array")"
+        cat <<'END'
+eval "flags=($(grep . "$runs" | sed -n "${SLURM_ARRAY_TASK_ID}p"))"
+END
+    else
+        echo "flags=($(quoted "${flags[@]}"))"
+    fi
+    cat <<'END'
 told='' # limit: the time ends; stop: preempted, which Slurm requeues, or cancelled
-trap 'told=limit; kill -TERM "\$step"' USR1
-trap 'told=stop; kill -TERM "\$step"' TERM
-srun --kill-on-bad-exit=1 $(quoted "$PYTHON") -m jaxrec.main "\${flags[@]}" &
-step=\$!
+trap 'told=limit; kill -TERM "$step"' USR1
+trap 'told=stop; kill -TERM "$step"' TERM
+srun --kill-on-bad-exit=1 "$python" -m jaxrec.main "${flags[@]}" &
+step=$!
 while
-    wait "\$step"
-    status=\$?
-    kill -0 "\$step" 2>/dev/null
+    wait "$step"
+    status=$?
+    kill -0 "$step" 2>/dev/null
 do :; done # a signal ends the wait before the step
 again=''
-if [[ \$told == limit ]]; then
+if [[ $told == limit ]]; then
     ((status == 0 || status == 2)) || again=1
-elif [[ -z \$told ]] && worth_retrying "\$status"; then
-    ((\${SLURM_RESTART_COUNT:-0} >= retries)) || again=1
+elif [[ -z $told ]] && worth_retrying "$status"; then
+    ((${SLURM_RESTART_COUNT:-0} >= retries)) || again=1
 fi
-[[ -z \$again ]] || scontrol requeue "\$SLURM_JOB_ID"
-exit "\$status"
+[[ -z $again ]] || scontrol requeue "$SLURM_JOB_ID"
+exit "$status"
 END
 }
 

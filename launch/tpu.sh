@@ -134,28 +134,21 @@ copy() {
     local packed=$ROOT/build/jaxrec.tar.gz
     run mkdir -p "$ROOT/build"
     run tar -C "$ROOT" --exclude=__pycache__ --exclude='*.egg-info' -czf "$packed" \
-        jaxrec configs setup.cfg pyproject.toml README.md
+        jaxrec configs launch setup.cfg pyproject.toml README.md
     vm scp "$packed" "$name:jaxrec.tar.gz" --worker=all
     on all "tar -xzf ../jaxrec.tar.gz && $install"
 }
 
-# start: on all workers, in sessions of their own that outlive the connection.
-start() {
-    local words
-    words=$(quoted "${flags[@]}")
-    words="trap '' TERM; PATH=\$PWD/venv/bin:\$PATH python -m jaxrec.main --distributed $words >>run.log 2>&1; echo \$? >status"
-    on all "$setup && rm -f status run.log && { setsid nohup bash -c $(quoted "$words") </dev/null >/dev/null 2>&1 & echo \$! >pid; }"
-}
+# worker WORD...: what launch/tpu_worker.sh is asked there.
+worker() { echo "bash launch/tpu_worker.sh $(quoted "$@")"; }
 
-# follow LINES: the log from there on; the status of the run, 255 where it is cut off,
-# TEMPORARY where the run is gone without one, as after a reboot.
-follow() {
-    on 0 "tail -n $1 -f --pid=\$(cat pid) run.log; sleep 1; exit \$(cat status || echo $TEMPORARY)"
-}
+start() { on all "$setup && $(worker start "${flags[@]}")"; }
+
+# follow LINES: the log from there on; the status of the run, 255 where it is cut off.
+follow() { on 0 "$(worker follow "$1")"; }
 
 if [[ -n $stop ]]; then
-    # The session's leader ignores it, to write down the status.
-    on all "kill -TERM -- -\$(cat pid)"
+    on all "$(worker stop)"
     exit
 fi
 if [[ -n $dry ]]; then
@@ -169,7 +162,7 @@ if [[ -n $dry ]]; then
 fi
 
 ready
-if [[ -z $fresh ]] && on 0 "test -e pid && kill -0 \$(cat pid)" 2>/dev/null; then
+if [[ -z $fresh ]] && on 0 "$(worker alive)" 2>/dev/null; then
     say "$name is at work: following"
 else
     copy
@@ -188,7 +181,7 @@ for ((attempt = 0; ; )); do
     elif worth_retrying "$status" && ((attempt < retries)); then
         attempt=$((attempt + 1))
         say "a process ended with status $status: starting again ($attempt of $retries)"
-        on all "kill -KILL -- -\$(cat pid) 2>/dev/null || true"
+        on all "$(worker kill)"
     else
         break
     fi

@@ -75,7 +75,7 @@ ssh)
     done
     if [ "$which" = all ]; then
         case $command in
-        *setsid*) echo $((20000 + RANDOM % 10000)) >"$FAKE/port" ;;
+        *" start "*) echo $((20000 + RANDOM % 10000)) >"$FAKE/port" ;;
         esac
         port=$(cat "$FAKE/port")
         worker 0 "$command"

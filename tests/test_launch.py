@@ -63,7 +63,10 @@ def test_tpu_slices_are_asked_for():
     assert (
         "queued-resources create name --node-id=name" in output and "--spot" in output
     )
-    assert "jaxrec.main" in output and "--distributed" in output
+    words = " ".join(("bash", "launch/tpu_worker.sh", "start", *RUN))
+    assert words.replace(" ", "\\ ") in output
+    status, output, _ = script("tpu_worker.sh")
+    assert status == 2 and output.startswith("launch/tpu_worker.sh start FLAG...")
 
 
 @pytest.mark.parametrize(
