@@ -111,7 +111,7 @@ def write(
     if unknown := sorted(set(platforms) - set(PLATFORMS)):
         known = ", ".join(PLATFORMS)
         raise UserError(f"platform {unknown[0]!r} is unknown: use some of {known}")
-    method, state, info, stage = finished.policy(run, stage, number, acting=True)
+    method, state, info, stage, _ = finished.policy(run, stage, number, acting=True)
     weights, function = weights_of(method, state, info)
     (batch,) = jax_export.symbolic_shape("B")
     args = arguments(method, info, batch)

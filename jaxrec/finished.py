@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from jaxrec import experiment, seeds, settings, train
@@ -79,10 +80,12 @@ def restore_all(
     """The stage and the state of all seeds that it ended with.
 
     The data must be where they were, or cached. Batches and time are not split as they
-    were in training, so fewer devices may do.
+    were in training, nor is anything else where there are too few devices for it.
     """
     config = ConfigDict(config.to_dict())
     config.mesh.update(data=-1, time=1)
+    if config.mesh.model > jax.device_count():
+        config.mesh.model, config.rules = 1, ()
     config = FrozenConfigDict(config)
     stages, _ = experiment.prepare(config, Path(run))
     return stages[stage], _state(stages, stage, Path(run))
@@ -95,21 +98,27 @@ def _state(stages: dict[str, Stage], name: str, workdir: Path) -> TrainState:
 
 
 class Policy(NamedTuple):
-    """What a finished stage knows how to do, on one device."""
+    """What a finished stage knows how to do."""
 
     method: Method
     state: TrainState
     info: dict[str, Any]  # of its data
     stage: str
+    mesh: Mesh | None = None  # that the state is split over, None = on one device
 
 
 def policy(
-    run: str | Path, stage: str = "", number: int = 0, acting: bool = False
+    run: str | Path,
+    stage: str = "",
+    number: int = 0,
+    acting: bool = False,
+    split: bool = False,
 ) -> Policy:
     """A finished stage that ranks items.
 
-    `acting`: or acts on one observation. Raises UserError for another one. The state is
-    off the mesh of the training.
+    `acting`: or acts on one observation. `split`: a catalogue that was split in
+    training stays so if there are devices for it; else the state is on one device.
+    Raises UserError for a stage that can do neither.
     """
     config, name = find(run, stage, number)
     found, state = restore(config, run, name, number)
@@ -123,6 +132,8 @@ def policy(
             f"method {config[name].method} of stage {name} of {run} {what}: give "
             f"--stage ({', '.join(config.stages)}) or another run"
         )
+    if split and found.mesh.shape["model"] > 1:
+        return Policy(method, state, info, name, found.mesh)
     return Policy(method, jax.tree.map(_local, state), info, name)
 
 

@@ -17,6 +17,7 @@ carry a state take in event by event, however many, with `jaxrec.serve`. In Pyth
 """
 
 import argparse
+import contextlib
 import functools
 import re
 import sys
@@ -27,11 +28,13 @@ from typing import Any, NamedTuple, TextIO
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from jaxrec import finished, logs, serving, stream
+from jaxrec import finished, logs, serving, sharding, stream
 from jaxrec import index as index_lib
 from jaxrec.envs import online
 from jaxrec.errors import UserError, fail
+from jaxrec.ops import catalogue
 from jaxrec.types import Array
 
 LARGEST = 256  # histories of one call
@@ -62,6 +65,7 @@ class Recommender(NamedTuple):
     seq_len: int  # L
     mask_seen: bool  # whether the data's protocol leaves out items of the history
     index: index_lib.Index | None = None  # that proposes items, None = all are scored
+    mesh: Mesh | None = None  # that the weights are split over
 
 
 def make(scores: Callable[..., Array], weights: Any, facts: Mapping[str, Any]) -> Any:
@@ -93,8 +97,9 @@ def load(run: str | Path, stage: str = "", number: int = 0) -> Recommender:
 
     if export.is_export(run):
         return export.load(run)
-    found = finished.policy(run, stage, number)
-    return make(found.method.scores, found.state, found.info)
+    found = finished.policy(run, stage, number, split=True)
+    model = make(found.method.scores, found.state, found.info)
+    return model._replace(mesh=found.mesh)
 
 
 def indexed(run: str | Path, kind: str, stage: str = "", number: int = 0) -> Any:
@@ -167,7 +172,9 @@ def _top(model: Recommender, numbers: list, k: int, mask: bool) -> list[list[Ite
         scores, best = index_lib.top(model.index, *args)
     else:
         args = model.scores, model.weights, *args, model.popularity, most
-        scores, best = jax.device_get(_best(*args))
+        mesh = sharding.in_use(model.mesh) if model.mesh else contextlib.nullcontext()
+        with mesh:
+            scores, best = jax.device_get(_best(*args))
     titles = model.titles or [""] * len(model.ids)
     return [
         [
@@ -192,7 +199,7 @@ def _best(
 ) -> tuple[Array, Array]:
     y = scores(weights, items, length, timestep)
     y = jnp.where((length == 0)[:, None], popularity[None], y)
-    return jax.lax.top_k(online.pass_over(y, seen), k)
+    return catalogue.top_k(online.pass_over(y, seen), k)
 
 
 def history_of(model: Recommender, text: str) -> list[Any]:

@@ -158,7 +158,8 @@ def locked(workdir: Path) -> Iterator[None]:
 def stop_signals() -> Iterator[Callable[[], int]]:
     """A function that gives the number of the first of STOP_SIGNALS, else 0.
 
-    The loop looks at it between calls; a second signal ends the process at once.
+    The loop looks at it between calls; the same signal once more ends the process at
+    once. Another does not: schedulers announce an end in several ways.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: 0
@@ -166,10 +167,11 @@ def stop_signals() -> Iterator[Callable[[], int]]:
     seen: list[int] = []
 
     def note(number: int, frame: Any) -> None:
-        if seen:
+        if number in seen:
             raise Interrupted("stopped at once; what was saved before is kept", number)
+        if not seen:
+            logs.say("stopping at the next safe point; once more to stop at once")
         seen.append(number)
-        logs.say("stopping at the next safe point; once more to stop at once")
 
     old = {n: signal.signal(n, note) for n in STOP_SIGNALS}
     try:

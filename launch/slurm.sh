@@ -67,17 +67,22 @@ if [[ -n $array ]]; then
     array=$(realpath "$array")
     runs=$(grep -c . "$array") || die "--array=$array is empty"
     name=$(basename "$(dirname "$array")")
-    output=$(dirname "$array")/slurm-%A_%a.log
+    logs=$(dirname "$array")
+    output=slurm-%A_%a.log
     more+=("--array=1-$runs${at_once:+%$at_once}")
 else
     workdir=$(flag workdir "${flags[@]+"${flags[@]}"}")
     [[ -n $(flag config "${flags[@]+"${flags[@]}"}") && -n $workdir ]] ||
         die "give --config=FILE and --workdir=DIR, or --array=FILE"
     name=$(basename "$workdir")
-    output=$workdir/slurm-%j.log
+    logs=${workdir/#\~\//$HOME/} # as jaxrec.main reads it
+    output=slurm-%j.log
 fi
-[[ $output != *[[:space:]]* ]] ||
-    die "$output: a line of #SBATCH ends at a blank, take a folder without one"
+output=${logs//%/%%}/$output
+for word in "$output" "${more[@]+"${more[@]}"}"; do
+    [[ $word != *[[:space:]]* ]] ||
+        die "$word: a line of #SBATCH ends at a blank, take words without one"
+done
 [[ -z $cpus ]] || more+=("--cpus-per-task=$cpus")
 ((gpus == 0)) || more+=("--gpus-per-node=$gpus")
 
@@ -93,7 +98,9 @@ script() {
     if ((gpus > 1 && processes == 1)); then # JAX would give a task one GPU
         echo "export JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((gpus - 1)))"
     fi
+    [[ -z $cpus ]] || echo "export SRUN_CPUS_PER_TASK=$cpus" # sbatch's is not passed on
     [[ -z $setup ]] || echo "$setup"
+    echo "losses=$(quoted "$logs")/slurm-\$SLURM_JOB_ID.losses"
     echo "python=$(quoted "$PYTHON") retries=$retries TEMPORARY=$TEMPORARY"
     declare -f worth_retrying
     if [[ -n $array ]]; then
@@ -105,11 +112,15 @@ END
         echo "flags=($(quoted "${flags[@]}"))"
     fi
     cat <<'END'
-told='' # limit: the time ends; stop: preempted, which Slurm requeues, or cancelled
-trap 'told=limit; kill -TERM "$step"' USR1
-trap 'told=stop; kill -TERM "$step"' TERM
-srun --kill-on-bad-exit=1 "$python" -m jaxrec.main "${flags[@]}" &
+# limit: the time ends; stop: preempted, which Slurm requeues, or cancelled
+told='' step=''
+save() { [[ -z $step ]] || kill -USR1 "$step"; } # at SIGTERM srun kills its tasks
+trap 'told=limit; save' USR1
+trap 'told=${told:-stop}; save' TERM
+# Tasks notice a lost one and leave by themselves; Slurm ends those that are stuck.
+srun --kill-on-bad-exit=0 --wait=600 "$python" -m jaxrec.main "${flags[@]}" &
 step=$!
+[[ -z $told ]] || save
 while
     wait "$step"
     status=$?
@@ -119,7 +130,9 @@ again=''
 if [[ $told == limit ]]; then
     ((status == 0 || status == 2)) || again=1
 elif [[ -z $told ]] && worth_retrying "$status"; then
-    ((${SLURM_RESTART_COUNT:-0} >= retries)) || again=1
+    lost=$(cat "$losses" 2>/dev/null || echo 0)
+    ((lost >= retries)) || again=1
+    echo $((lost + 1)) >"$losses"
 fi
 [[ -z $again ]] || scontrol requeue "$SLURM_JOB_ID"
 exit "$status"
@@ -132,6 +145,7 @@ if [[ -n $dry ]]; then
     echo END
     exit 0
 fi
+script | bash -n || die "the job's script is not what bash reads: look at --setup"
 command -v sbatch >/dev/null || die "no sbatch here: run this on a node of the cluster"
-[[ -n $array ]] || mkdir -p "$workdir" # for the log
+mkdir -p "$logs"
 script | sbatch

@@ -25,11 +25,13 @@ SCONTROL = r"""
 echo "$SLURM_RESTART_COUNT" >>"$FAKE/requeues"
 touch "$FAKE/requeued"
 """
+# srun: passes SIGUSR1 on and kills its tasks at SIGTERM, as Slurm's does.
 SRUN = r"""
-[ "$1" = --kill-on-bad-exit=1 ] && shift
+while [[ $1 == --* ]]; do shift; done
 export SLURM_STEP_NODELIST=localhost SLURM_STEP_NUM_TASKS=$SLURM_NTASKS
 pids=()
-trap 'kill -TERM "${pids[@]}"' TERM
+trap 'kill -USR1 "${pids[@]}"' USR1
+trap 'kill -KILL "${pids[@]}"' TERM
 for ((task = 0; task < SLURM_NTASKS; task++)); do
     SLURM_PROCID=$task SLURM_LOCALID=$task "$@" &
     pids+=($!)
@@ -42,7 +44,6 @@ for pid in "${pids[@]}"; do
         kill -0 "$pid" 2>/dev/null
     do :; done
     ((status <= worst)) || worst=$status
-    ((status == 0 || status == 143)) || kill -KILL "${pids[@]}" 2>/dev/null
 done
 exit $worst
 """

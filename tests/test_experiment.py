@@ -1,7 +1,9 @@
 """Stages: refused together, finished apart, and what is lost is made again or named."""
 
 import json
+import os
 import shutil
+import signal
 
 import chex
 import jax
@@ -10,6 +12,7 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 
 from jaxrec import defaults, experiment, report, workdir
+from jaxrec.errors import Interrupted
 from jaxrec.methods import METHODS, bc, iql, real_rows
 from jaxrec.types import UserError
 
@@ -181,3 +184,13 @@ def test_differences_between_configs_are_told_by_importance(copied):
     (copied / "config.json").write_text("[]")
     with pytest.raises(UserError, match="config.json is damaged"):
         workdir.settle_config(copied, experiment.resolve(config(copied.parent)))
+
+
+def test_only_the_same_signal_twice_stops_at_once():
+    """Slurm sends SIGTERM at the limit when a run may already save after SIGUSR1."""
+    with workdir.stop_signals() as stopped:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stopped() == signal.SIGUSR1
+        with pytest.raises(Interrupted, match="stopped at once"):
+            os.kill(os.getpid(), signal.SIGTERM)

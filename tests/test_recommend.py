@@ -9,7 +9,15 @@ import pytest
 import test_ladder as ladder
 import toy_recommenders as toy
 
-from jaxrec import defaults, experiment, export, finished, recommend, train
+from jaxrec import (
+    defaults,
+    evaluate,
+    experiment,
+    export,
+    finished,
+    recommend,
+    train,
+)
 from jaxrec.methods import METHODS, ce, popularity
 from jaxrec.types import UserError
 
@@ -26,7 +34,7 @@ def policy(mask_seen=False, titles=TITLES):
 
 
 def model(**kwargs):
-    method, state, info, _ = policy(**kwargs)
+    method, state, info, *_ = policy(**kwargs)
     return recommend.make(method.scores, state, info)
 
 
@@ -69,7 +77,7 @@ def test_what_cannot_be_answered_is_refused():
 
 
 def test_a_stream_of_histories(monkeypatch, capsys):
-    monkeypatch.setattr(finished, "policy", lambda *args: policy())
+    monkeypatch.setattr(finished, "policy", lambda *args, **kwargs: policy())
     lines = [
         json.dumps(dict(history=[30, 70], k=2, user="u1")),
         "",
@@ -205,3 +213,29 @@ def test_runs_are_asked_and_exported(tmp_path, capsys):
     assert call(weights, np.zeros((3, size), np.float32)).shape[0] == 3
     with pytest.raises(UserError, match="is a policy of observations"):
         recommend.load(tmp_path / "act")
+
+
+@pytest.mark.slow
+def test_a_split_catalogue_stays_so_where_there_are_devices(tmp_path, capsys):
+    config = defaults.recommender("ce", ce.HPARAMS, "", steps=2, batch_size=8)
+    config.data.update(num_users=60, data_dir=str(tmp_path / "data"))
+    config.train.evals, config.rules, config.mesh.model = (), ("items",), 4
+    config.train.ce.encoder.width = 8
+    experiment.run(config, tmp_path / "run")
+    split = recommend.load(tmp_path / "run")
+    table = split.weights.params["params"]["item_table"]["embedding"]
+    assert table.sharding.spec[0] == "model" and split.mesh.shape["model"] == 4
+    # A machine with fewer devices than the catalogue was split over.
+    file = tmp_path / "run" / "config.json"
+    told = json.loads(file.read_text())
+    told["mesh"]["model"] = 16
+    file.write_text(json.dumps(told))
+    whole = recommend.load(tmp_path / "run")
+    assert whole.mesh is None and len(whole.weights.step.devices()) == 1
+    histories = [[], split.ids[1:4], split.ids[5:30]]
+    ours, theirs = (recommend.top(one, histories, 20) for one in (split, whole))
+    assert [ids(found) for found in ours] == [ids(found) for found in theirs]
+    scores = [[y.score for found in all_ for y in found] for all_ in (ours, theirs)]
+    np.testing.assert_allclose(*scores, rtol=1e-5)
+    assert evaluate.main([f"--run={tmp_path}/run", "--evals=ranking"]) == 0
+    assert "valid/ndcg@10" in capsys.readouterr().out
