@@ -67,11 +67,11 @@ def assert_same(ours, theirs):
         np.testing.assert_array_equal(a, b)
 
 
-def assert_close(ours, theirs):
+def assert_close(ours, theirs, limit=1e-5):
     for a, b in zip(ours[0], theirs[0], strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(a, b, rtol=limit, atol=limit / 10)
     for a, b in zip(ours[1], theirs[1], strict=True):
-        assert a == pytest.approx(b, rel=1e-5)
+        assert a == pytest.approx(b, rel=limit)
 
 
 def members(folder):

@@ -105,3 +105,28 @@ def test_games_are_shared_out_over_processes(tmp_path):
     finish(launch(both, run=GAMES))
     finish(launch(alone, run=GAMES, processes=1, cpu=2))
     assert_close(outcome(both, 20), outcome(alone, 20))
+
+
+TABLE = (
+    "--config=configs/ce.py:smoke",
+    "--config.mesh.data=1",
+    "--config.mesh.model=2",
+    "--config.rules=items",
+    "--config.train.log_every=20",
+    "--config.train.checkpoint_every=20",
+    "--peer_timeout=20",
+)
+
+
+@pytest.mark.slow
+def test_a_table_lives_half_on_each_process(tmp_path):
+    """With a kill on the way: what is saved are the halves of both."""
+    both, alone = tmp_path / "both", tmp_path / "alone"
+    data = f"--config.data.data_dir={tmp_path}/data"
+    finish(launch(alone, data, run=TABLE, processes=1, cpu=2))
+    process = launch(both, data, run=TABLE)
+    wait_for((both / "train/checkpoints/60").is_dir, process)
+    os.kill(members(both)[1], signal.SIGKILL)
+    assert "resuming at step" in finish(process)
+    # Softmax sums come over the wire, in another order.
+    assert_close(outcome(both), outcome(alone), limit=1e-4)
