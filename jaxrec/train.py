@@ -70,8 +70,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Every evaluator on every seed: name -> float, or float[S].
 
-    Of several processes each evaluates on its own devices.
+    Of several processes each evaluates on its own devices, and gathers for it what is
+    split between them: not the moments, which nothing measured reads.
     """
+    if jax.process_count() > 1:
+        state = state.replace(opt_state=None)
     state = sharding.local(stage.mesh, state)
     step = int(state.step)
     key = seeds.fold(streams(stage)[2], step)
