@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from jaxrec.errors import Interrupted, PeerLost, UserError, fail
 
@@ -102,19 +102,33 @@ def parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except Exception as error:  # a config file may raise anything
-        # absl quotes the whole traceback of a config file, and ConfigDict the text of a
-        # KeyError, quotes and escapes included; the last line says why.
-        text = str(error).encode().decode("unicode_escape").strip()
-        if text[:1] == text[-1:] and text[:1] in ("'", '"'):
-            text = text[1:-1]
-        line = re.sub(r"^\w+(Error|Exception): ", "", text.splitlines()[-1])
-        if re.fullmatch(r"'\w+'", line):  # a KeyError with no near name to tell
-            line = f"the config has no field {line}"
-        if early := re.match(
-            r"Found (--\S+) in argv before a value for --config", line
-        ):
-            line = f"put --config=FILE first, before {early[1]}"
-        sys.exit(fail(f"{line} (see --help)"))
+        sys.exit(fail(f"{reason(error)} (see --help)"))
+
+
+def read_config(argv: list[str]) -> ConfigDict:
+    """What `CONFIG` would be with these flags. Raises UserError where it would fail."""
+    found = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=found, sys_argv=argv)
+    try:
+        found(["jaxrec", *argv], known_only=True)
+    except Exception as error:
+        raise UserError(reason(error)) from error
+    return found.config
+
+
+def reason(error: Exception) -> str:
+    """The line of an error of the flags or the config file that says why."""
+    # absl quotes the whole traceback of a config file, and ConfigDict the text of a
+    # KeyError, quotes and escapes included; the last line says why.
+    text = str(error).encode().decode("unicode_escape").strip()
+    if text[:1] == text[-1:] and text[:1] in ("'", '"'):
+        text = text[1:-1]
+    line = re.sub(r"^\w+(Error|Exception): ", "", text.splitlines()[-1])
+    if re.fullmatch(r"'\w+'", line):  # a KeyError with no near name to tell
+        line = f"the config has no field {line}"
+    if early := re.match(r"Found (--\S+) in argv before a value for --config", line):
+        line = f"put --config=FILE first, before {early[1]}"
+    return line
 
 
 def cli() -> None:

@@ -6,9 +6,11 @@
 One run for each combination of the values of every --grid and each seed, in
 DIR/<field=value,...>/seed=<n>, one after the other (--jobs at a time) or, with --slurm,
 as a job array. Flags --config.FIELD=VALUE are given to all. The same command again goes
-on: finished runs are left alone, others resume. At its end it tells the report's
-command. Exit status: 0 all runs are finished (or handed to Slurm); 1 some failed; 2 a
-fault of the input; 128 + N stopped by signal N. No JAX is imported.
+on: finished runs are left alone, others resume; where one that is there has other
+settings, it is refused, as jaxrec.main would. At its end it tells the report's command.
+Exit status: 0 all runs are finished (or handed to Slurm); 1 some failed; 2 a fault of
+the input; 128 + N stopped by signal N; that of sbatch, where it failed. JAX is imported
+only where there are runs to compare with.
 """
 
 import argparse
@@ -23,6 +25,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -128,6 +131,18 @@ def points(
     return found
 
 
+def compare(every: Sequence[Point]) -> None:
+    """Raises UserError for the first run that is there with other settings."""
+    there = [point for point in every if (point.workdir / "config.json").exists()]
+    if not there:
+        return
+    from jaxrec import main, settings, workdir  # JAX
+
+    for point in filter(lambda point: workdir.begun(point.workdir), there):
+        config = settings.resolve(main.read_config(list(point.flags)))
+        workdir.check_config(point.workdir, config, "use another --out")
+
+
 def command(point: Point) -> list[str]:
     """What runs it."""
     return [sys.executable, "-m", "jaxrec.main", *point.flags]
@@ -201,11 +216,15 @@ def say(text: str) -> None:
 
 
 def submit(todo: Sequence[Point], out: Path, flags: Sequence[str], dry: bool) -> int:
-    """Hand the runs to launch/slurm.sh as one job array."""
+    """Hand the runs to launch/slurm.sh as one job array; its exit status.
+
+    Each submission has a list of its own: a task reads its line again whenever it
+    starts, also when a later submission lists fewer runs.
+    """
     if not SLURM.exists():
         raise UserError(f"no {SLURM}: install the package from its checkout, with -e")
     lines = "".join(shlex.join(point.flags) + "\n" for point in todo)
-    array = out / "runs.txt"
+    array = out / f"runs-{datetime.now():%Y%m%d-%H%M%S-%f}.txt"
     words = ["bash", str(SLURM), f"--array={array}", *flags]
     if dry:
         print(
@@ -213,8 +232,12 @@ def submit(todo: Sequence[Point], out: Path, flags: Sequence[str], dry: bool) ->
         )
         return 0
     out.mkdir(parents=True, exist_ok=True)
-    array.write_text(lines)
-    return subprocess.run(words, env=os.environ | {"PYTHON": sys.executable}).returncode
+    with array.open("x") as file:
+        file.write(lines)
+    environ = os.environ | {"PYTHON": sys.executable}
+    if status := subprocess.run(words, env=environ).returncode:
+        array.unlink()
+    return status
 
 
 def folder(text: str) -> Path:
@@ -262,7 +285,8 @@ def work(argv: Sequence[str] | None) -> int:
     """The sweep; its exit status."""
     flags, more = parser().parse_known_args(argv)
     for word in more:
-        if not word.startswith("--config."):
+        # absl would take the next flag as the value of one without "=".
+        if not word.startswith("--config.") or "=" not in word:
             raise UserError(f"unknown argument {word}: runs take --config.FIELD=VALUE")
     settings = grid(flags.grid)
     for word in more:
@@ -278,14 +302,18 @@ def work(argv: Sequence[str] | None) -> int:
         slurm = None if flags.slurm is None else shlex.split(flags.slurm)
     except ValueError as error:
         raise UserError(f"--slurm={flags.slurm}: {error}") from error
+    if any((flags.out / name).exists() for name in ("config.json", "summary.json")):
+        raise UserError(f"--out={flags.out} is itself a run: choose another --out")
     every = points(flags.config, flags.out, settings, seeds(flags.seeds), more)
+    compare(every)
     todo = [point for point in every if not point.finished]
     say(f"{len(every)} runs, {len(every) - len(todo)} finished")
     report = f"python -m jaxrec.report {shlex.quote(str(flags.out))} --out="
     report += shlex.quote(str(flags.out / "report"))
     if todo and slurm is not None:
         status = submit(todo, flags.out, slurm, flags.dry_run)
-        print(f"# when they are done: {report}")
+        if status == 0:
+            print(f"# when they are done: {report}")
         return status
     if flags.dry_run:
         for point in todo:

@@ -31,19 +31,34 @@ SHOWN = 3  # differences between two configs that are told
 
 
 def settle_config(workdir: Path, config: FrozenConfigDict) -> None:
-    """Write config.json, or compare with the one of the run that is there.
+    """Write config.json, or compare with the one of the run that is there."""
+    if begun(workdir):
+        check_config(workdir, config)
+    else:
+        logs.write_json(workdir / "config.json", config.to_dict())
 
-    A run that ended before it wrote a line, say for a wrong path of the data, is none.
+
+def begun(workdir: Path) -> bool:
+    """Whether a run is there.
+
+    One that ended before it wrote a line, say for a wrong path of the data, is none.
     """
+    written = (workdir / "summary.json").exists() or any(
+        workdir.glob("*/metrics.jsonl")
+    )
+    return written and (workdir / "config.json").exists()
+
+
+def check_config(
+    workdir: Path, config: FrozenConfigDict, remedy: str = "use another --workdir"
+) -> None:
+    """Raises UserError where the run that is there is not of this config."""
     path = workdir / "config.json"
-    ours = json.loads(json.dumps(config.to_dict()))
-    if not path.exists() or not any(workdir.glob("*/metrics.jsonl")):
-        return logs.write_json(path, ours)
     try:
         theirs = flat(json.loads(path.read_text()))
     except (ValueError, AttributeError) as error:
-        raise UserError(f"{path} is damaged: use another --workdir") from error
-    ours = flat(ours)
+        raise UserError(f"{path} is damaged: {remedy}") from error
+    ours = flat(json.loads(json.dumps(config.to_dict())))
     different = [
         field
         for field in sorted(ours.keys() | theirs.keys(), key=importance(ours, theirs))
@@ -60,8 +75,7 @@ def settle_config(workdir: Path, config: FrozenConfigDict) -> None:
         if more := len(different) - len(shown):
             shown.append(f"and {more} more")
         raise UserError(
-            f"{workdir} holds a run of another config ({'; '.join(shown)}): "
-            "use another --workdir"
+            f"{workdir} holds a run of another config ({'; '.join(shown)}): {remedy}"
         )
 
 

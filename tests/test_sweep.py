@@ -1,5 +1,7 @@
 """Sweeps: which runs there are, what is left alone, what stops them."""
 
+import importlib
+import json
 import os
 import shlex
 import signal
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxrec import sweep
+from jaxrec import settings, sweep
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "--config=configs/td3bc.py:smoke"
@@ -61,6 +63,8 @@ def test_every_combination_has_a_folder_of_its_own():
         (["--config.seed=4"], "--config.seed=4: --seeds gives that field already"),
         (["--config.lr=5", "--grid=lr=1,2"], "--grid gives that field already"),
         (["--steps=3"], "unknown argument --steps=3"),
+        (["--config.train.steps"], "unknown argument --config.train.steps: runs take"),
+        (["--config.seed", "--config.a=4"], "unknown argument --config.seed: runs"),
         (["--jobs=0"], "--jobs=0: it must be 1"),
         (["--config=none.py"], "no config file none.py"),
     ],
@@ -89,21 +93,113 @@ def test_finished_runs_are_left_alone_and_slurm_gets_the_others(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + 3 + 1 + 1 + 1  # cat, runs, END, the script, the report
     *_, last, _ = lines
-    assert last.endswith(f"slurm.sh --array={tmp_path}/runs.txt --time=1:00:00")
-    (tmp_path / "runs.txt").write_text("\n".join(lines[1:4]) + "\n")
+    *_, array, limit = shlex.split(last)
+    assert array.startswith(f"--array={tmp_path}/runs-") and limit == "--time=1:00:00"
+    Path(array.removeprefix("--array=")).write_text("\n".join(lines[1:4]) + "\n")
     job = subprocess.run(
         [*shlex.split(last), "--dry-run"], capture_output=True, text=True, cwd=ROOT
     ).stdout
     assert "#SBATCH --array=1-3\n" in job
     # The job of the third run reads its own flags, as they were.
-    read = next(line for line in job.splitlines() if line.startswith("eval "))
+    monkeypatch.setenv("PATH", program(tmp_path, "srun", "printf '%s\\n' \"$@\""))
     shown = subprocess.run(
-        ["bash", "-c", f"{read}\nprintf '%s\\n' \"${{flags[@]}}\""],
+        ["bash", "-c", job.partition("\n")[2].removesuffix("END\n")],
         env=os.environ | {"SLURM_ARRAY_TASK_ID": "3"},
         capture_output=True,
         text=True,
     ).stdout.splitlines()
-    assert shown == shlex.split(lines[3])
+    assert shown[-4:] == shlex.split(lines[3])
+
+
+def program(tmp_path, name, script):
+    """A PATH where `name` is that script of sh."""
+    path = tmp_path / "bin" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return f"{path.parent}:{os.environ['PATH']}"
+
+
+def finished(workdir, **changes):
+    """A folder as a finished run of CONFIG leaves it, without what it learnt."""
+    config = importlib.import_module("configs.td3bc").get_config("smoke")
+    config.update_from_flattened_dict(changes)
+    workdir.mkdir(parents=True)
+    written = json.dumps(settings.resolve(config).to_dict())
+    (workdir / "config.json").write_text(written)
+    (workdir / "summary.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--config.train.steps=7"], ""),
+        (["--config.train.steps=7", "--config.train.batch_size=64"], ""),
+        (["--config.train.steps=7", "--config.mesh.model=2"], ""),
+        (["--config.train.steps=99"], "(train.steps is 7 there, 99 here)"),
+        ([], "(train.steps is 7 there, "),
+        (
+            ["--config.train.steps=7", "--config.train.stps=7"],
+            'Did you mean "steps" instead',
+        ),
+        (["--config.train.steps=0"], "train.steps is 0: must be positive"),
+    ],
+)
+def test_runs_of_other_settings_are_not_taken_for_these(
+    flags, message, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(ROOT)
+    finished(tmp_path / "seed=0", **{"train.steps": 7})
+    status = sweep.main([CONFIG, f"--out={tmp_path}", *flags])
+    output, error = capsys.readouterr()
+    if message:
+        assert status == 2 and not output and error.count("\n") == 1
+        assert message in error
+        assert "there" not in message or error.endswith(": use another --out\n")
+    else:
+        assert status == 0 and "1 runs, 1 finished" in error
+        assert output.startswith("python -m jaxrec.report")
+
+
+def test_a_run_that_never_began_binds_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    finished(tmp_path / "seed=0", **{"train.steps": 7})
+    (tmp_path / "seed=0" / "summary.json").unlink()
+    flags = [CONFIG, f"--out={tmp_path}", "--config.train.steps=99", "--dry-run"]
+    assert sweep.main(flags) == 0
+    (tmp_path / "seed=0" / "train").mkdir()
+    (tmp_path / "seed=0" / "train" / "metrics.jsonl").write_text("{}\n")
+    assert sweep.main(flags) == 2
+    assert "train.steps is 7 there, 99 here" in capsys.readouterr().err
+
+
+def test_the_folder_of_a_run_is_no_folder_of_runs(tmp_path, capsys, monkeypatch):
+    """The report would not look below it."""
+    monkeypatch.chdir(ROOT)
+    finished(tmp_path / "run")
+    assert sweep.main([CONFIG, f"--out={tmp_path}/run", "--dry-run"]) == 2
+    assert f"--out={tmp_path}/run is itself a run: choose" in capsys.readouterr().err
+
+
+def test_each_submission_has_a_list_of_its_own(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("PATH", program(tmp_path, "sbatch", "cat >/dev/null"))
+    out = tmp_path / "runs"
+    flags = [CONFIG, f"--out={out}", "--seeds=0-1", "--slurm"]
+    assert sweep.main(flags) == 0
+    assert "when they are done" in capfd.readouterr().out
+    (first,) = out.glob("*.txt")
+    before = first.read_text()
+    assert before.count("\n") == 2
+    finished(out / "seed=0")
+    assert sweep.main(flags) == 0
+    (second,) = set(out.glob("*.txt")) - {first}
+    assert second.read_text() == before.splitlines(keepends=True)[1]
+    assert first.read_text() == before
+    program(tmp_path, "sbatch", "cat >/dev/null; exit 3")
+    capfd.readouterr()
+    assert sweep.main(flags) == 3
+    assert not capfd.readouterr().out and set(out.glob("*.txt")) == {first, second}
 
 
 def pretend(monkeypatch, script):
