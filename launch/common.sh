@@ -27,11 +27,19 @@ number() { [[ $2 =~ ^[1-9][0-9]{0,5}$ ]] || die "--$1=$2: give a positive number
 # count NAME VALUE: as `number`, but 0 is one too.
 count() { [[ $2 =~ ^(0|[1-9][0-9]{0,5})$ ]] || die "--$1=$2: give a number"; }
 
-# only_flags WORD...: dies at a word that is no flag: "--nodes 2" instead of --nodes=2.
+# only_flags WORD...: dies at a word that is no flag of jaxrec.main, such as --retrys=5
+# or "--nodes 2" instead of --nodes=2, before a machine is asked for.
 only_flags() {
     local word
     for word; do
-        [[ $word == -* ]] || die "$word is no flag: give --NAME=VALUE, with the sign ="
+        case $word in
+        --config=* | --config.?*=* | --workdir=* | --verbosity=* | --peer_timeout=*) ;;
+        --coordinator=* | --num_processes=* | --process_id=*) ;;
+        --distributed | --nodistributed | --distributed=*) ;;
+        -*=*) die "unknown option $word: see --help" ;;
+        -*) die "unknown option $word, at least without =VALUE: see --help" ;;
+        *) die "$word is no flag: give --NAME=VALUE, with the sign =" ;;
+        esac
     done
 }
 

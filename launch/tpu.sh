@@ -61,18 +61,24 @@ for word; do
         ;;
     esac
 done
+only_flags "${flags[@]+"${flags[@]}"}"
 [[ $name =~ ^[a-z][a-z0-9-]*$ ]] || die "give the TPU VM a name: launch/tpu.sh NAME ..."
 [[ -n $zone ]] || die "give --zone=ZONE, such as us-central1-a"
-[[ $retries =~ ^[0-9]+$ ]] || die "--retries=$retries: give a number"
+count retries "$retries"
 number wait "$wait"
 if [[ -z $stop ]]; then
     [[ -n $type ]] || die "give --type=TYPE, such as v5litepod-8"
     [[ -n $(flag config "${flags[@]+"${flags[@]}"}") ]] || die "give --config=FILE"
     [[ -n $(flag workdir "${flags[@]}") ]] || die "give --workdir=DIR, on a lasting disk"
 fi
-if [[ -z $dry ]]; then
+if [[ -n $dry ]]; then
+    temporary=${TMPDIR:-/tmp}
+else
     command -v gcloud >/dev/null || die "no gcloud here: install the Google Cloud CLI"
+    temporary=$(mktemp -d)
+    trap 'rm -rf "$temporary"' EXIT
 fi
+packed=$temporary/jaxrec.tar.gz
 
 place=("--zone=$zone" ${project:+"--project=$project"})
 # run WORD...: the command, or with --dry-run its text.
@@ -83,9 +89,33 @@ vm() { run gcloud compute tpus tpu-vm "$@" "${place[@]}"; }
 queue() { run gcloud compute tpus queued-resources "$@" "${place[@]}"; }
 # on WORKERS COMMAND: in the copy of the code, on all workers or one.
 on() { vm ssh "$name" "--worker=$1" "--command=mkdir -p jaxrec && cd jaxrec && $2"; }
+# worker WORD...: what launch/tpu_worker.sh is asked there.
+worker() { echo "bash launch/tpu_worker.sh $(quoted "$@")"; }
 
-# The state of the slice; nothing when there is none.
-state() { gcloud compute tpus tpu-vm describe "$name" "${place[@]}" '--format=value(state)' 2>/dev/null || true; }
+describe_vm() { vm describe "$name" '--format=value(state)'; }
+describe_queued() { queue describe "$name" '--format=value(state.state)'; }
+
+# told COMMAND: the state it tells; NONE of a thing that is not there, UNKNOWN where
+# gcloud cannot tell, as without a network.
+told() {
+    local found
+    if found=$("$1" 2>"$temporary/error"); then
+        echo "$found"
+    elif grep -qE 'NOT_FOUND|was not found' "$temporary/error"; then
+        echo NONE
+    else
+        cat "$temporary/error" >&2
+        echo UNKNOWN
+    fi
+}
+
+# The state of the slice or, before there is one, of its place in the queue.
+state() {
+    local found
+    found=$(told describe_vm)
+    if [[ $found == NONE && -n $queued ]]; then found=$(told describe_queued); fi
+    echo "$found"
+}
 
 create() {
     if [[ -n $queued ]]; then
@@ -104,89 +134,139 @@ remove() {
     fi
 }
 
-# ready: waits until the slice is; sets `fresh` where it has not our code yet.
+# ready: waits until the slice is, and creates it where there is none; sets `fresh` then.
+# A creation that fails ends the script where it is the first: the type may be wrong.
+there='' fresh=''
 ready() {
     local found
-    fresh='' asked=''
     while true; do
         found=$(state)
         case $found in
-        READY) return ;;
-        PREEMPTED | TERMINATED | STOPPED | SUSPENDED | FAILED)
-            say "$name was taken away: creating it anew"
-            remove
-            asked=''
+        READY)
+            there=1
+            return
             ;;
-        '')
-            if [[ -z $asked ]]; then
-                create
-                fresh=1 asked=1
+        PREEMPTED | TERMINATED | STOPPED | SUSPENDING | SUSPENDED | FAILED)
+            there=1
+            say "$name was taken away ($found): creating it anew"
+            if remove; then continue; fi
+            ;;
+        NONE)
+            if create; then
+                there=1 fresh=1
                 continue
             fi
+            [[ -n $there ]] || exit 1
             ;;
+        UNKNOWN) ;;
+        *) there=1 ;;
         esac
-        say "waiting for $name (${found:-not there yet})"
+        say "waiting for $name ($found)"
         sleep "$wait"
     done
 }
 
-copy() {
-    local packed=$ROOT/build/jaxrec.tar.gz
-    run mkdir -p "$ROOT/build"
-    run tar -C "$ROOT" --exclude=__pycache__ --exclude='*.egg-info' -czf "$packed" \
-        jaxrec configs launch setup.cfg pyproject.toml README.md
-    vm scp "$packed" "$name:jaxrec.tar.gz" --worker=all
-    on all "tar -xzf ../jaxrec.tar.gz && $install"
+# reach COMMAND: runs it with a slice that is ready, again while it fails because the
+# slice is not there, or does not answer (255 of ssh) as one that was READY just now.
+reach() {
+    local code
+    while true; do
+        ready
+        code=0
+        "$1" || code=$?
+        ((code)) || return 0
+        if ((code != 255)) && [[ $(state) == READY ]]; then
+            say "$name is there, but its commands failed with status $code"
+            return "$code"
+        fi
+        say "$name was not reached: trying again"
+        sleep "$wait"
+    done
 }
 
-# worker WORD...: what launch/tpu_worker.sh is asked there.
-worker() { echo "bash launch/tpu_worker.sh $(quoted "$@")"; }
+pack() {
+    run tar -C "$ROOT" --exclude=__pycache__ --exclude='*.egg-info' -czf "$packed" \
+        jaxrec configs launch setup.cfg pyproject.toml README.md
+}
 
-start() { on all "$setup && $(worker start "${flags[@]}")"; }
+# begin: ends what is left of an earlier start, copies the code and starts the run.
+begin() {
+    vm scp "$packed" "$name:jaxrec.tar.gz" --worker=all || return 255
+    on all "{ [ ! -e launch/tpu_worker.sh ] || $(worker kill); } && \
+tar -xzf ../jaxrec.tar.gz && $install" &&
+        on all "$setup && $(worker start "${flags[@]}")"
+}
 
-# follow LINES: the log from there on; the status of the run, 255 where it is cut off.
-follow() { on 0 "$(worker follow "$1")"; }
+# ask: sets `answer`, whether a run is at work there.
+# shellcheck disable=SC2329 # reach calls it
+ask() {
+    answer=$(on 0 "if $(worker alive) 2>/dev/null; then echo running; else echo idle; fi") ||
+        return 255
+}
+
+# tail_of_run: what tpu_worker.sh follow tells; as of a lost run where it is not there.
+tail_of_run() { on 0 "$(worker follow) || echo status:$TEMPORARY"; }
+
+# follow: shows the lines of the log that were not shown before, until the end; sets
+# `status` to that of the run, or 255 where it was cut off. The lines come with numbers,
+# since gcloud by itself connects again and repeats the command.
+shown=0
+follow() {
+    echo 255 >"$temporary/status"
+    echo "$shown" >"$temporary/shown"
+    tail_of_run | while IFS= read -r line; do
+        number=${line%%:*}
+        if [[ $number == status ]]; then
+            echo "${line#*:}" >"$temporary/status"
+        elif [[ $number =~ ^[0-9]+$ ]] && ((number > shown)); then
+            printf '%s\n' "${line#*:}"
+            shown=$number
+            echo "$shown" >"$temporary/shown"
+        fi
+    done || true
+    status=$(cat "$temporary/status")
+    shown=$(cat "$temporary/shown")
+}
 
 if [[ -n $stop ]]; then
     on all "$(worker stop)"
     exit
 fi
 if [[ -n $dry ]]; then
-    run gcloud compute tpus tpu-vm describe "$name" "${place[@]}" '--format=value(state)'
+    describe_vm
+    [[ -z $queued ]] || describe_queued
     create
-    copy
-    start
-    follow +1
+    pack
+    begin
+    tail_of_run
     [[ -z $delete ]] || remove
     exit
 fi
 
-ready
-if [[ -z $fresh ]] && on 0 "$(worker alive)" 2>/dev/null; then
+pack # once, so that the run goes on with the code it began with
+reach ask
+if [[ $answer == *running* ]]; then
     say "$name is at work: following"
 else
-    copy
-    start
+    reach begin
 fi
-lines=+1
 for ((attempt = 0; ; )); do
-    status=0
-    follow "$lines" || status=$?
-    lines=0
-    if ((status == 255)); then # the connection, or the machine
-        sleep "$wait"
-        if [[ $(state) == READY ]]; then continue; fi
-        ready
-        copy
-    elif worth_retrying "$status" && ((attempt < retries)); then
+    follow
+    ((status == 143)) || worth_retrying "$status" || break
+    sleep "$wait" # gcloud may learn of a preemption later than the run
+    if ((status == 143)); then # SIGTERM: of --stop, or of a machine that is taken away
+        case $(state) in PREEMPTED | SUSPENDING | SUSPENDED) ;; *) break ;; esac
+    fi
+    fresh=''
+    ready
+    if [[ -z $fresh ]]; then
+        if ((status == 255)); then continue; fi # the connection alone
+        ((attempt < retries)) || break
         attempt=$((attempt + 1))
         say "a process ended with status $status: starting again ($attempt of $retries)"
-        on all "$(worker kill)"
-    else
-        break
     fi
-    start
-    lines=+1
+    reach begin
+    shown=0
 done
 if ((status == 0)) && [[ -n $delete ]]; then remove; fi
 exit "$status"

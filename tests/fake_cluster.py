@@ -47,46 +47,92 @@ for pid in "${pids[@]}"; do
 done
 exit $worst
 """
-# gcloud: workers are folders; the slice is there while its file "state" is.
+# gcloud: workers are folders; the slice is there while its file "state" is, its request
+# while "queue" is, which holds the states that it goes through. While "gone" is there,
+# the machines are lost but the state does not tell; each line of fail-VERB is the
+# message of one call that fails; a number in "cut" is after how many lines the
+# connection breaks.
 GCLOUD = r"""
+kind=$3
 shift 3
-echo "$*" >>"$FAKE/calls"
-port=$(cat "$FAKE/port")
+echo "$kind $*" >>"$FAKE/calls"
+fail() { # status message
+    echo "ERROR: (gcloud.compute.tpus.$kind) $2" >&2
+    exit "$1"
+}
+if [ -s "$FAKE/fail-$1" ]; then
+    message=$(head -n 1 "$FAKE/fail-$1")
+    sed -i 1d "$FAKE/fail-$1"
+    case $1 in ssh | scp) fail 255 "$message" ;; *) fail 1 "$message" ;; esac
+fi
+reachable() { [ ! -e "$FAKE/gone" ] && [ "$(cat "$FAKE/state" 2>&1)" = READY ]; }
 worker() { # number command
     mkdir -p "$FAKE/worker$1" && cd "$FAKE/worker$1" || exit
     HOME=$PWD JAX_PROCESS_ID=$1 JAX_NUM_PROCESSES=2 \
-        JAX_COORDINATOR_ADDRESS=localhost:$port bash -c "$2"
+        JAX_COORDINATOR_ADDRESS=localhost:$(cat "$FAKE/port") bash -c "$2"
 }
+file=state
+[ "$kind" = tpu-vm ] || file=queue
 case $1 in
-describe) cat "$FAKE/state" 2>/dev/null ;;
-create) echo READY >"$FAKE/state" ;;
-delete) rm -rf "$FAKE/state" "$FAKE"/worker* ;;
+describe)
+    [ -e "$FAKE/$file" ] || fail 1 "NOT_FOUND: Resource 'nodes/$2' was not found."
+    head -n 1 "$FAKE/$file"
+    [ "$(wc -l <"$FAKE/$file")" = 1 ] || sed -i 1d "$FAKE/$file"
+    if [ $file = queue ] && [ "$(cat "$FAKE/queue")" = ACTIVE ]; then
+        echo READY >"$FAKE/state"
+    fi
+    ;;
+create)
+    [ ! -e "$FAKE/$file" ] || fail 1 "ALREADY_EXISTS: Resource '$2' already exists."
+    rm -f "$FAKE/gone"
+    if [ $file = queue ]; then
+        printf '%s\n' ACCEPTED ACTIVE >"$FAKE/queue"
+    else
+        echo READY >"$FAKE/state"
+    fi
+    ;;
+delete)
+    [ -e "$FAKE/$file" ] || fail 1 "NOT_FOUND: Resource '$2' was not found."
+    rm -rf "$FAKE/state" "$FAKE/queue" "$FAKE"/worker*
+    ;;
 scp)
+    reachable || fail 255 "ssh: connect to host: Connection timed out"
     for number in 0 1; do
         mkdir -p "$FAKE/worker$number" && cp "$2" "$FAKE/worker$number/${3#*:}"
     done
     ;;
 ssh)
-    [ -e "$FAKE/state" ] && [ "$(cat "$FAKE/state")" = READY ] || exit 255
+    reachable || fail 255 "ssh: connect to host: Connection timed out"
     for word; do
         case $word in
         --command=*) command=${word#--command=} ;;
         --worker=*) which=${word#--worker=} ;;
         esac
     done
-    if [ "$which" = all ]; then
+    status=0
+    case $which:$command in
+    all:*)
         case $command in
         *" start "*) echo $((20000 + RANDOM % 10000)) >"$FAKE/port" ;;
         esac
-        port=$(cat "$FAKE/port")
-        worker 0 "$command"
-        worker 1 "$command"
-    else
-        worker "$which" "$command"
-        status=$?
-        [ "$(cat "$FAKE/state" 2>/dev/null)" = READY ] || exit 255
-        exit $status
-    fi
+        for number in 0 1; do
+            (worker $number "$command") || status=$?
+        done
+        ;;
+    *" follow "*)
+        touch "$FAKE/followed"
+        if [ -e "$FAKE/cut" ]; then
+            lines=$(cat "$FAKE/cut")
+            rm "$FAKE/cut"
+            (worker "$which" "$command") | head -n "$lines"
+            exit 255
+        fi
+        (worker "$which" "$command") || status=$?
+        ;;
+    *) (worker "$which" "$command") || status=$? ;;
+    esac
+    reachable || exit 255
+    exit $status
     ;;
 esac
 """
@@ -100,6 +146,11 @@ def install(folder: Path) -> dict[str, str]:
         path.write_text(f"#!/usr/bin/env bash{text}")
         path.chmod(0o755)
     (folder / "port").write_text("0")
+    return environment(folder)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """That in which the commands of `folder` are found."""
     root = Path(__file__).parents[1]
     return os.environ | {
         "FAKE": str(folder),

@@ -69,6 +69,7 @@ def slurm_tasks(folder):
 
 @pytest.mark.slow
 def test_a_preempted_slice_is_created_anew(whole, tmp_path):
+    """The run notices first: gcloud calls the slice READY for a while."""
     fake = tmp_path / "bin"
     fake.mkdir()
     folder = tmp_path / "run"
@@ -78,12 +79,18 @@ def test_a_preempted_slice_is_created_anew(whole, tmp_path):
     flags = ("slice", "--zone=z", "--type=t", "--wait=1", f"--install={link}")
     process = start(fake, "tpu.sh", *flags, "--delete", folder=folder)
     wait_for(checkpoint(folder, 60), process)
+    (fake / "gone").touch()
+    os.kill(members(folder)[1], signal.SIGKILL)  # the other ends by itself
+    wait_for(lambda: calls(fake).count("tpu-vm scp") == 2, process)
     (fake / "state").write_text("PREEMPTED\n")
-    for number in members(folder).values():
-        os.kill(number, signal.SIGKILL)
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
+    assert "starting again (1 of 3)" in output, output
     assert "slice was taken away" in output and "resuming at step" in output
-    calls = [line.split()[0] for line in (fake / "calls").open()]
-    assert calls.count("create") == 2 and calls[-1] == "delete"
+    assert calls(fake).count("tpu-vm create") == 2
+    assert calls(fake)[-1] == "tpu-vm delete"
     assert_same(outcome(folder), outcome(whole))
+
+
+def calls(fake):
+    return [" ".join(line.split()[:2]) for line in (fake / "calls").open()]
