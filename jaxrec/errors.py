@@ -29,6 +29,11 @@ class PeerLost(Exception):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in short."""
+    return ((str(error).strip() or type(error).__name__).splitlines()[0])[:160]
+
+
 def fail(message: object) -> int:
     """Tell of a fault of the user's input in one line; returns the exit status."""
     print(f"jaxrec: error: {' '.join(str(message).split())}", file=sys.stderr)

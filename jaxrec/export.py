@@ -12,9 +12,10 @@ DIR/export.json     names, dtypes and shapes of all arguments; where it comes fr
 The program of a recommender is (weights, items int32[B, L], length int32[B], timestep
 int32[B]) -> scores float32[B, V], see `types.Method`; of another method with a policy
 of one observation (weights, observation float32[B, od]) -> actions. An export is read
-back and compared with the run before it is named DIR. `jaxrec.recommend --run=DIR`
-asks it. Weights are arguments, so that a newer run of the same config can take their
-place; only those that the program reads are kept, no optimiser and no second copy.
+back and compared with the run, where there is a device that it is for, before it is
+named DIR. `jaxrec.recommend --run=DIR` asks it. Weights are arguments, so that those of
+a newer run of the same config can take their place; only those that the program reads
+are kept, no optimiser and no second copy.
 """
 
 import importlib.util
@@ -32,13 +33,14 @@ import numpy as np
 from jax import export as jax_export
 
 from jaxrec import finished, logs, recommend, sharding, workdir
-from jaxrec.errors import UserError, fail
+from jaxrec.errors import UserError, fail, first_line
 from jaxrec.types import Method, TrainState
 
 EXPORT_AGAIN = "export the run again"
 VERSION = 1  # of the folder's layout
 TOLERANCE = 1e-4  # relative to the largest score; float32 in another order of sums
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+FACTS = ("version", "kind", "platforms")  # of export.json, without which none is read
 CHECKED = (1, 5)  # sizes of the batches that an export is tested with
 
 
@@ -90,6 +92,11 @@ def _variables(found: Sequence[Any]) -> list[Any]:
     return [v for v in found if not hasattr(v, "val")]
 
 
+def platform() -> str:
+    """That of this process, one of PLATFORMS."""
+    return jax.default_backend().replace("gpu", "cuda")
+
+
 def write(
     run: str | Path,
     out: str | Path,
@@ -107,7 +114,7 @@ def write(
     check_installed()
     if out.exists():
         raise UserError(f"{out} is there already: name another --out")
-    platforms = list(platforms) or [jax.default_backend().replace("gpu", "cuda")]
+    platforms = list(platforms) or [platform()]
     if unknown := sorted(set(platforms) - set(PLATFORMS)):
         known = ", ".join(PLATFORMS)
         raise UserError(f"platform {unknown[0]!r} is unknown: use some of {known}")
@@ -172,15 +179,15 @@ def _items(info: Mapping[str, Any]) -> dict[str, Any]:
 
 def check(
     folder: Path, function: Callable[..., Any], state: Any, info: Mapping[str, Any]
-) -> float:
+) -> float | None:
     """The largest difference of the export from the run, over that of the scores.
 
     Random histories of every length from none on, batches of CHECKED sizes. Raises
-    UserError above TOLERANCE. Skipped (NaN) where the export is of other platforms.
+    UserError above TOLERANCE. None where the export is of other platforms.
     """
     call, weights, facts = read(folder)
-    if jax.default_backend().replace("gpu", "cuda") not in facts["platforms"]:
-        return float("nan")
+    if platform() not in facts["platforms"]:
+        return None
     draw, largest = np.random.default_rng(0), 0.0
     for rows in CHECKED:
         if facts["kind"] == "act":
@@ -228,25 +235,39 @@ def read(
 ) -> tuple[Callable[..., Any], dict[str, np.ndarray], dict[str, Any]]:
     """(program(weights, *arguments), weights, export.json).
 
-    Raises UserError for a damaged folder, and for one of another layout.
+    Raises UserError for a damaged folder, for one of another layout, and for weights
+    that are not those that the program takes.
     """
     folder = Path(folder)
     check_installed()
-    facts = workdir.read_json(folder / "export.json", EXPORT_AGAIN)
+    facts = workdir.read_json(folder / "export.json", EXPORT_AGAIN, FACTS)
     if facts.get("version") != VERSION:
         raise UserError(
             f"{folder} has layout {facts.get('version')}, this code reads {VERSION}: "
             "export the run again"
         )
+    path = folder / "program.bin"
     try:
-        content = bytearray((folder / "program.bin").read_bytes())
-        call = jax_export.deserialize(content).call
-        with np.load(folder / "weights.npz", allow_pickle=False) as file:
+        made = jax_export.deserialize(bytearray(path.read_bytes()))
+        path = folder / "weights.npz"
+        with np.load(path, allow_pickle=False) as file:
             weights = {name: file[name] for name in file.files}
     except Exception as error:  # flatbuffers, zip and numpy raise many types
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        raise UserError(f"{folder} is damaged ({cause}): {EXPORT_AGAIN}") from error
-    return call, weights, facts
+        raise UserError(
+            f"{path} is damaged ({first_line(error)}): {EXPORT_AGAIN}"
+        ) from error
+    (taken, *_), _ = jax.tree.unflatten(made.in_tree, made.in_avals)
+    for name in sorted(taken.keys() | weights.keys()):
+        want, have = (
+            f"{x[name].dtype}{list(x[name].shape)}" if name in x else "nothing"
+            for x in (taken, weights)
+        )
+        if want != have:
+            raise UserError(
+                f"{path} has {have} for {name}, the program takes {want}: "
+                f"{EXPORT_AGAIN}, or give the weights of a run of the same config"
+            )
+    return made.call, weights, facts
 
 
 def load(folder: str | Path) -> recommend.Recommender:
@@ -257,9 +278,18 @@ def load(folder: str | Path) -> recommend.Recommender:
             f"{folder} is a policy of observations, no recommender: call it with "
             "jaxrec.export.read"
         )
-    items = workdir.read_json(Path(folder) / "items.json", EXPORT_AGAIN)
-    weights = {name: jnp.asarray(leaf) for name, leaf in weights.items()}
-    return recommend.make(call, weights, items)
+    if platform() not in facts["platforms"]:
+        raise UserError(
+            f"{folder} is for {', '.join(facts['platforms'])}: export the run again "
+            f"with --platforms={platform()}"
+        )
+    path, weights = Path(folder) / "items.json", jax.tree.map(jnp.asarray, weights)
+    items = workdir.read_json(path, EXPORT_AGAIN)
+    try:
+        return recommend.make(call, weights, items)
+    except (KeyError, TypeError, ValueError) as error:
+        cause = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{path} is damaged ({cause}): {EXPORT_AGAIN}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -277,12 +307,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         facts = write(given.run, given.out, given.stage, given.seed_number, platforms)
     except UserError as error:
         return fail(error)
+    compared = f"not compared: no {' or '.join(facts['platforms'])} device here"
+    if facts["difference"] is not None:
+        apart = f"{facts['difference']:.1e} of the largest output"
+        compared = f"read back, it differs from the run by {apart}"
     told = dict(kind=facts["kind"], arguments=facts["arguments"])
     print(f"{given.out}: {json.dumps(told)} -> {', '.join(facts['results'])}")
-    print(
-        f"{facts['parameters']:,} numbers in weights.npz; read back, it differs from "
-        f"the run by {facts['difference']:.1e} of the largest output"
-    )
+    print(f"{facts['parameters']:,} numbers in weights.npz; {compared}")
     return 0
 
 

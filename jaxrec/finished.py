@@ -12,9 +12,13 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from jaxrec import experiment, seeds, settings, train
 from jaxrec import workdir as workdir_lib
-from jaxrec.errors import UserError
+from jaxrec.errors import UserError, first_line
 from jaxrec.program import Stage
 from jaxrec.types import Method, TrainState
+
+# Of the config of any run; newer fields are not asked for.
+FIELDS = ("stages", "data", "eval", "mesh", "rules", "select", "seed", "num_seeds")
+FIELDS += ("device_data_limit", "headline")
 
 
 def parser(
@@ -47,9 +51,13 @@ def find(
             f"{str(run) or '--run='} holds no run (config.json): give a run's --workdir"
         )
     given = workdir_lib.read_json(workdir / "config.json")
-    if not isinstance(given, dict) or "stages" not in given:
-        raise UserError(f"config.json of {run} is no run's: give a run's --workdir")
-    config = settings.resolve(ConfigDict(given))
+    no_run = f"config.json of {run} is no run's (%s): give a run's --workdir"
+    if lacking := [name for name in FIELDS if name not in given]:
+        raise UserError(no_run % f"no {lacking[0]}")
+    try:
+        config = settings.resolve(ConfigDict(given))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(no_run % first_line(error)) from error
     stage = stage or config.stages[-1]
     if stage not in config.stages:
         known = ", ".join(config.stages)

@@ -23,13 +23,21 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxrec.errors import Interrupted, PeerLost, UserError
+from jaxrec.errors import PeerLost, UserError, first_line
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 PEER_TIMEOUT = 100  # seconds without a heartbeat, after which a process counts as dead
 START_TIMEOUT = 300  # seconds that processes wait for each other at the start
-# What the errors of a collective or a barrier have in common when a peer is gone.
-LOST = ("gloo", "peer", "heartbeat", "UNAVAILABLE", "DEADLINE_EXCEEDED", "coordination")
+# What a collective or a barrier raises when a peer is gone: the runtime's errors, and
+# those that orbax makes of them. The same words in other errors, or in the traceback of
+# a callback that the runtime quotes, mean something else.
+LOST = {
+    jax.errors.JaxRuntimeError: (
+        *("gloo", "peer", "heartbeat", "coordination"),
+        *("UNAVAILABLE", "DEADLINE_EXCEEDED"),
+    ),
+    TimeoutError: ("barrier",),
+}
 
 
 def plan(
@@ -132,7 +140,7 @@ def membership() -> Iterator[None]:
             if (cause := lost_peer(error)) is None:
                 raise
             raise PeerLost(
-                f"another process is gone ({first_line(cause)}): start all of them "
+                f"another process is gone ({whole_text(cause)}): start all of them "
                 "again with the same command, which goes on from the last checkpoint"
             ) from error
 
@@ -140,8 +148,9 @@ def membership() -> Iterator[None]:
 def lost_peer(error: BaseException | None) -> BaseException | None:
     """The error of a broken connection, of those that led to `error`."""
     while error is not None:
-        if not isinstance(error, (UserError, Interrupted)):
-            if any(word in str(error) for word in LOST):
+        said = str(error).partition("Traceback")[0]
+        for kind, words in LOST.items():
+            if isinstance(error, kind) and any(word in said for word in words):
                 return error
         error = error.__cause__ or error.__context__
     return None
@@ -154,9 +163,9 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says, in short."""
-    return ((str(error).strip() or type(error).__name__).splitlines()[0])[:160]
+def whole_text(error: BaseException) -> str:
+    """Type and words of an error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:1000]
 
 
 def many() -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 from jaxrec import plots
 from jaxrec.errors import UserError
 from jaxrec.plots import write
-from jaxrec.runs import Run, data_text, gains, in_order
+from jaxrec.runs import Run, data_text, gains, in_order, rank_files, warn
 from jaxrec.tables import brief, cell_text
 
 PANELS = 12  # ours; curves on a page
@@ -163,11 +163,15 @@ def svg_of_sessions(runs: Sequence[Run]) -> str:
     """
     found: dict[str, np.ndarray] = {}
     for run in runs:
-        for stage in run.summary["stages"]:
+        for stage, part in run.summary["stages"].items():
+            kept = all(path.is_file() for path in rank_files(run, stage))
+            if not kept or "test/ndcg@10" not in part["last"]:
+                continue  # arrays that were cleaned up, or another kind of run
             try:
                 gain, _, session = gains(run, stage, "test")
-            except (UserError, KeyError, OSError, ValueError):
-                continue  # another kind of run, or arrays that were cleaned up
+            except UserError as error:
+                warn(f"{error}; its sessions are left out")
+                continue
             code = np.unique(session, return_inverse=True)[1].reshape(-1)
             mean = np.bincount(code, gain.mean(0)) / np.bincount(code)
             label = stage if len(run.summary["stages"]) > 1 else ""

@@ -91,11 +91,17 @@ def make(scores: Callable[..., Array], weights: Any, facts: Mapping[str, Any]) -
 def load(run: str | Path, stage: str = "", number: int = 0) -> Recommender:
     """The recommender of a finished run (see `finished`), or of an export's folder.
 
-    Raises UserError for what is neither, and for a method that ranks no items.
+    Raises UserError for what is neither, for a method that ranks no items, and for a
+    stage or a number of an export, which is of one.
     """
     from jaxrec import export  # which imports this
 
     if export.is_export(run):
+        if stage or number:
+            raise UserError(
+                f"{run} is an export, of one stage and one seed: leave out --stage and "
+                "--seed_number, or export another one"
+            )
         return export.load(run)
     found = finished.policy(run, stage, number, split=True)
     model = make(found.method.scores, found.state, found.info)

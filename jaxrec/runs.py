@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxrec import logs
-from jaxrec.errors import UserError
+from jaxrec.errors import UserError, first_line
 
 HEADLINE = "eval/normalized_score"
 
@@ -223,24 +223,34 @@ def data_text(summary: Mapping[str, Any]) -> str:
     return " ".join(str(data[k]) for k in ("name", "version", "env_id") if data.get(k))
 
 
+def rank_files(run: Run, stage: str) -> list[Path]:
+    """Where the ranks of each seed are: at the selected step, else at the last."""
+    part = run.summary["stages"][stage]
+    steps = numbers((part.get("selected") or {}).get("step", part.get("steps")))
+    return [run.path / stage / "arrays" / f"{step:.0f}.npz" for step in steps]
+
+
 def gains(run: Run, stage: str, which: str) -> tuple[np.ndarray, ...]:
     """NDCG@10 float[S, N] of held-out events by seed; their kind and session int[N].
 
-    At the step that was selected for each seed, the last where none was.
+    Raises UserError for a file that is missing or damaged.
     """
-    part = run.summary["stages"][stage]
-    steps = numbers((part.get("selected") or {}).get("step", part["steps"]))
-    found = []
-    for seed, step in enumerate(steps):
-        path = run.path / stage / "arrays" / f"{int(step)}.npz"
+    found, files = [], rank_files(run, stage)
+    for seed, path in enumerate(files):
         if not path.is_file():
             raise UserError(f"{path} is missing: --against needs the ranks of a run")
-        arrays = np.load(path, allow_pickle=False)
-        rank = np.atleast_2d(arrays[f"{which}/rank"])
-        rank = rank[seed : seed + 1] if len(steps) > 1 else rank
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                names = (f"{which}/{name}" for name in ("rank", "kind", "session"))
+                rank, kind, session = (np.atleast_2d(arrays[name]) for name in names)
+        except Exception as error:  # zip, zlib and numpy raise many types
+            raise UserError(
+                f"{path} is damaged ({first_line(error)}): delete {run.path / stage} "
+                f"and {run.path}/summary.json and give the command that trains the run "
+                "again"
+            ) from error
+        rank = rank[seed : seed + 1] if len(files) > 1 else rank
         found.extend(np.where(rank <= 10, 1 / np.log2(rank + 1), 0.0))
     # The same events for every seed: those of the first stand for all.
-    kind, session = (arrays[f"{which}/{n}"] for n in ("kind", "session"))
-    if kind.ndim == 2:
-        kind, session = kind[0], session[0]
+    kind, session = kind[0], session[0]
     return np.array(found), kind, session

@@ -8,7 +8,7 @@ import platform
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,16 +96,20 @@ TRAIN_AGAIN = (
 )
 
 
-def read_json(path: Path, remedy: str = TRAIN_AGAIN) -> dict[str, Any]:
+def read_json(
+    path: Path, remedy: str = TRAIN_AGAIN, fields: Iterable[str] = ()
+) -> dict[str, Any]:
     """A file that the run wrote. Raises UserError, with the remedy, for a damaged one.
 
-    The command that trained it writes it anew, from the stages or from their last
-    checkpoints.
+    One that lacks some of `fields` is damaged too. The command that trained it writes
+    it anew, from the stages or from their last checkpoints.
     """
     try:
         found = json.loads(path.read_text())
         if not isinstance(found, dict):
             raise ValueError("no JSON object")
+        if lacking := [name for name in fields if name not in found]:
+            raise ValueError(f"no {lacking[0]}")
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} is damaged ({' '.join(str(error).split())}): {remedy}"

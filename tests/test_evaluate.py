@@ -40,6 +40,6 @@ def test_a_finished_run_is_measured_again(tmp_path, capsys):
         assert word in shown.err
     (tmp_path / "config.json").write_text('{"lr": 0.1}')
     assert evaluate.main([f"--run={tmp_path}"]) == 2
-    assert "is no run's: give a run's --workdir" in capsys.readouterr().err
+    assert "is no run's (no stages): give a run's --workdir" in capsys.readouterr().err
     # What was measured is not lost with the file.
     assert "test/sampled_1000/ndcg@10" in shown.out

@@ -6,6 +6,7 @@ import pytest
 
 from jaxrec import hosts, sharding
 from jaxrec.data import cache, loader
+from jaxrec.errors import PeerLost
 from jaxrec.types import Dataset, Mix, UserError
 
 ADDRESS = dict(
@@ -90,17 +91,45 @@ def test_different_data_have_different_fingerprints():
         assert cache.fingerprint(other) != same
 
 
-def test_a_lost_peer_is_recognised_behind_other_errors():
-    cause = RuntimeError("Gloo all-reduce failed: Connection closed by peer")
-    try:
+LOSSES = [
+    jax.errors.JaxRuntimeError("Gloo all-reduce failed: Connection closed by peer"),
+    jax.errors.JaxRuntimeError("UNAVAILABLE: the following tasks are unhealthy"),
+    TimeoutError("Timed out while waiting for async_commit_complete barrier."),
+]
+
+
+@pytest.mark.parametrize("cause", LOSSES, ids=range(len(LOSSES)))
+def test_a_lost_peer_is_recognised_behind_other_errors(monkeypatch, cause):
+    """And what the first error said is told."""
+    monkeypatch.setattr(hosts, "many", lambda: True)
+    with pytest.raises(PeerLost) as found, hosts.membership():
         try:
             raise cause
-        except RuntimeError as error:
+        except Exception as error:
             raise UserError("checkpoint 5 cannot be read") from error
-    except UserError as error:
-        assert hosts.lost_peer(error) is cause
-    assert hosts.lost_peer(UserError("no peer in sight")) is None
-    assert hosts.lost_peer(KeyError("loss")) is None
+    assert f"({type(cause).__name__}: {cause})" in str(found.value)
+
+
+BUGS = [
+    UserError("no peer in sight"),
+    KeyError("loss"),
+    KeyError("coordination"),
+    ValueError("agent 3 has no peer"),
+    RuntimeError("heartbeat of the simulator"),
+    ConnectionResetError(104, "Connection reset by peer"),  # of a download
+    TimeoutError(110, "Connection timed out"),
+    jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"),
+    jax.errors.JaxRuntimeError("INTERNAL: callback: Traceback: KeyError: 'peer'"),
+]
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=range(len(BUGS)))
+def test_words_of_lost_peers_in_other_errors_mean_nothing(monkeypatch, bug):
+    """They keep their traceback, and the run is not started again for them."""
+    monkeypatch.setattr(hosts, "many", lambda: True)
+    with pytest.raises(type(bug)) as found, hosts.membership():
+        raise bug
+    assert found.value is bug
 
 
 def test_one_process_is_asked_and_told_nothing():

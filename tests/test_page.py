@@ -81,6 +81,20 @@ def test_the_spread_over_sessions(tmp_path):
     assert "3 sessions" in text and "in 33% of them; median 0.500" in text
 
 
+def test_damaged_ranks_cost_their_picture_alone(tmp_path, capsys):
+    path = write_run(tmp_path / "run", 0, {"test/ndcg@10": 0.5}, name="ce")
+    ranks = path / "train" / "arrays" / "40.npz"
+    ranks.parent.mkdir()
+    ranks.write_bytes(b"PK\3\4 as a copy leaves it that was cut off")
+    assert run_main(path, f"--out={tmp_path}/out") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"warning: {ranks} is damaged" in line
+    assert f"delete {path}/train and {path}/summary.json and give the command" in line
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"table.md", "table.csv", "ce.html", "test_ndcg@10.png"}
+    assert "Held-out sessions" not in read(tmp_path / "out" / "ce.html")[1]
+
+
 def test_methods_are_compared_field_by_field():
     one = {"train.method": "ce", "train.ce.lr": 1, "train.ce.tied": True, "seed": 3}
     other = {"train.method": "sqn", "train.sqn.lr": 1, "train.sqn.gamma": 0.5}

@@ -93,7 +93,15 @@ def test_no_purchases_no_numbers(tmp_path, capsys):
     assert "nan" not in capsys.readouterr().out
 
 
-FAULTS = ["unknown", "missing", "other events", "no ranking", "no folder"]
+FAULTS = [
+    "cut off",
+    "other arrays",
+    "unknown",
+    "missing",
+    "other events",
+    "no ranking",
+    "no folder",
+]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -106,6 +114,14 @@ def test_what_cannot_be_compared_is_told_in_one_line(tmp_path, capsys, fault):
     elif fault == "missing":
         (tmp_path / "b/train/arrays/200.npz").unlink()
         words = "200.npz is missing"
+    elif fault == "cut off":
+        path = tmp_path / "b/train/arrays/200.npz"
+        path.write_bytes(path.read_bytes()[:300])
+        words = f"{path} is damaged (File is not a zip file): delete {tmp_path}/b/train"
+    elif fault == "other arrays":
+        path = tmp_path / "b/train/arrays/200.npz"
+        np.savez(path, other=np.zeros(3))
+        words = f"{path} is damaged ('test/rank is not a file in the archive'): delete"
     elif fault == "other events":
         path = tmp_path / "b/train/arrays/200.npz"
         arrays = dict(np.load(path))

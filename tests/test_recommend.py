@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -132,14 +133,87 @@ def test_an_export_answers_as_the_run(tmp_path, monkeypatch, capsys):
     assert recommend.recommend(out, [30], 1)[0].title == "item 3"
     with pytest.raises(UserError, match="is there already"):
         export.write("r", out)
-    content = (out / "program.bin").read_bytes()
-    (out / "program.bin").write_bytes(content[:100])
-    with pytest.raises(UserError, match="is damaged"):
-        recommend.load(out)
-    facts["version"] = 0
-    (out / "export.json").write_text(json.dumps(facts))
-    with pytest.raises(UserError, match="has layout 0"):
-        recommend.load(out)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """An export's folder, to be copied and damaged."""
+    out = tmp_path_factory.mktemp("exported") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finished, "policy", lambda *args, **kwargs: policy())
+        export.write("r", out)
+    return out
+
+
+def refusal(capsys, *flags):
+    """The one line that the command refuses with."""
+    assert recommend.main([*map(str, flags), "--history=", "--k=2"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def without(name):
+    return lambda found: {k: v for k, v in found.items() if k != name}
+
+
+def every(change):
+    return lambda found: {k: change(v) for k, v in found.items()}
+
+
+SIZE = toy.toy_sessions.VOCAB
+DAMAGES = [
+    ("items.json", lambda found: {}, "is damaged (KeyError: 'item_ids')"),
+    ("items.json", lambda found: found | dict(vocab=None), "is damaged (TypeError"),
+    ("export.json", without("kind"), "is damaged (no kind)"),
+    ("export.json", lambda found: found | dict(version=0), "has layout 0"),
+    ("export.json", lambda found: found | dict(platforms=["tpu"]), "is for tpu"),
+    ("weights.npz", lambda found: {}, f"the program takes float32[{SIZE}]"),
+    ("weights.npz", lambda found: found | dict(z=np.zeros(2)), "has float64[2] for z"),
+    ("weights.npz", every(lambda x: x[1:]), f"has float32[{SIZE - 1}] for"),
+    ("weights.npz", every(np.float64), f"has float64[{SIZE}] for"),
+    ("weights.npz", None, "weights.npz is damaged"),
+    ("program.bin", None, "program.bin is damaged"),
+]
+
+
+@pytest.mark.parametrize("name, change, words", DAMAGES)
+def test_damaged_exports_are_told_in_one_line(
+    exported, tmp_path, capsys, name, change, words
+):
+    out = shutil.copytree(exported, tmp_path / "out")
+    file = out / name
+    if change is None:
+        file.write_bytes(file.read_bytes()[:100])
+    elif name.endswith(".json"):
+        file.write_text(json.dumps(change(json.loads(file.read_text()))))
+    else:
+        np.savez(file, **change(dict(np.load(file))))
+    line = refusal(capsys, f"--run={out}")
+    assert words in line and str(out) in line and "export the run again" in line
+
+
+def test_an_export_is_of_one_stage_and_seed(exported, capsys):
+    for flag in ("--stage=nonsense", "--seed_number=77"):
+        line = refusal(capsys, f"--run={exported}", flag)
+        assert "is an export, of one stage and one seed: leave out" in line
+
+
+def test_an_export_for_other_devices_is_not_compared(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(finished, "policy", lambda *args, **kwargs: policy())
+    assert export.main(["--run=r", f"--out={tmp_path}/out", "--platforms=cuda"]) == 0
+    assert "not compared: no cuda device here" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out/export.json").read_text())["difference"] is None
+
+
+def test_a_config_that_is_no_runs_is_told_in_one_line(tmp_path, capsys):
+    config = defaults.recommender("ce", ce.HPARAMS, "", steps=2, batch_size=8)
+    whole = json.loads(json.dumps(config.to_dict()))
+    for lacking, words in (("", "is not finished"), ("data", "(no data)")):
+        (tmp_path / "config.json").write_text(json.dumps(without(lacking)(whole)))
+        assert words in refusal(capsys, f"--run={tmp_path}")
+    whole["train"].pop("evals")
+    (tmp_path / "config.json").write_text(json.dumps(whole))
+    assert "evals" in refusal(capsys, f"--run={tmp_path}")
 
 
 def test_an_export_that_differs_is_not_written(tmp_path, monkeypatch):
