@@ -28,7 +28,8 @@ def test_sessions_end_where_the_next_one_starts(data):
     assert train["item"].min() >= 1 and train["item"].max() <= ITEMS
 
 
-@pytest.mark.parametrize("name", [pytest.param("ce", marks=pytest.mark.slow), "snqn"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ce", "snqn"])
 def test_the_naive_loop_minimises_the_same_loss(data, name, monkeypatch):
     """One update on the same batch from the same parameters gives the same loss."""
     fields = {"chunk": 0} | ({"negatives": 0} if name == "snqn" else {})

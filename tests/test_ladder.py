@@ -32,7 +32,7 @@ CONFIGS = sorted(
 
 
 QUICK_METHODS = ("bc", "iql", "world_transformer", "sa2c", "vsknn", "qmix")
-QUICK_CONFIGS = ("otto", "td3bc", "sqn")
+QUICK_CONFIGS = ("otto", "td3bc")
 
 
 def named(names, quick):

@@ -52,7 +52,13 @@ def close(found, want):
         np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", MIXERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == "mamba2" else pytest.mark.slow)
+        for name in MIXERS
+    ],
+)
 def test_steps_equal_the_whole_history(name):
     """prefill(L) == prefill(L - k) + k steps, users of different length in a batch."""
     model, items = model_of(name), histories()

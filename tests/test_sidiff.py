@@ -87,12 +87,9 @@ def test_a_game_without_a_base_is_learnt_from(host):
     chex.assert_tree_all_finite(metrics)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "host, inference",
-    [
-        ("indep_q", "regressor"),
-        pytest.param("qmix", "diffusion", marks=pytest.mark.slow),
-    ],
+    "host, inference", [("indep_q", "regressor"), ("qmix", "diffusion")]
 )
 def test_no_gradient_passes_between_generator_and_host(host, inference):
     """The generator is the same whatever the host learns, and the other way round.

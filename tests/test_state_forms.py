@@ -26,7 +26,13 @@ def city(form):
     return envs.make("battle_city", "3t_vs_3t_thicket", about)
 
 
-@pytest.mark.parametrize("form", SEEN)
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param(form, marks=pytest.mark.slow if form == "grid" else ())
+        for form in SEEN
+    ],
+)
 def test_an_enemy_out_of_sight_changes_nothing_that_is_given(form):
     """Whatever is drawn from the condition and the known values is then the same."""
     team = city(form)
@@ -61,6 +67,7 @@ def test_an_enemy_out_of_sight_changes_nothing_that_is_given(form):
     assert any(changed), "an enemy in sight must change the condition"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["entities", "grid"])
 def test_what_is_known_is_true(form):
     team = city(form)

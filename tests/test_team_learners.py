@@ -92,6 +92,7 @@ def test_actions_are_legal_and_greedy_or_not(epsilon):
     assert same == 1 if epsilon[0] == 0 else same < 0.8
 
 
+@pytest.mark.slow
 def test_the_ratio_is_one_before_the_first_gradient_step():
     config = settings(mappo.HPARAMS, epochs=2)
     host = team_ppo.make_host(config, team(), mappo.critic(team()))
@@ -127,6 +128,7 @@ def closed(opened):
     )
 
 
+@pytest.mark.slow
 def test_states_imagined_anew_are_of_another_policy():
     """On another draw than was acted on the ratio is not one: so draws are kept."""
 

@@ -77,6 +77,7 @@ def test_an_encoder_is_that_of_one_device(kind):
     chex.assert_trees_all_close(found, want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_newest_state_and_dropout_of_many_seeds():
     """Each as if it were alone; draws alike on all devices would repeat themselves."""
     encoder = Mamba(width=8, num_layers=1, state=4, conv=2, expand=1, dropout=0.5)

@@ -83,7 +83,7 @@ def anything(params, seed=0):
     "encoder",
     [
         "gru",
-        "sasrec",
+        pytest.param("sasrec", marks=pytest.mark.slow),
         pytest.param("caser", marks=pytest.mark.slow),
         pytest.param("nextitnet", marks=pytest.mark.slow),
         pytest.param("mamba2", marks=pytest.mark.slow),

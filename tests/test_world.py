@@ -232,6 +232,7 @@ def test_error_of_fifty_steps_shrinks_with_training():
     assert after[0] < 0.1 and after[9] < 0.5 * before[9]
 
 
+@pytest.mark.slow
 def test_uncertainty_is_larger_off_the_data():
     method, _, last, _ = trained()
     held_out = data().evals["valid"]
