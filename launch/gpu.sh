@@ -58,6 +58,7 @@ if [[ -z $cpu ]] && ((processes > 1)); then
     fi
     IFS=, read -ra list <<<"$gpus"
     ((${#list[@]} > 0)) || die "no GPUs found: give --gpus=0,1 or --cpu=1"
+    [[ ,$gpus, != *,,* ]] || die "--gpus=$gpus: one of them has no name"
     ((${#list[@]} % processes == 0)) ||
         die "${#list[@]} GPUs ($gpus) are not shared evenly by $processes processes"
     [[ -z $(printf '%s\n' "${list[@]}" | sort | uniq -d) ]] ||

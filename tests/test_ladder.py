@@ -184,7 +184,9 @@ def test_meshes_agree(tmp_path, monkeypatch, method):
         stage = split_items(stage, earlier)
         folder = tmp_path / "x".join(map(str, mesh))
         many = run(stage, earlier, folder, 20)
-        chex.assert_trees_all_close(one.params, many.params, rtol=1e-4, atol=1e-4)
+        for name in ("params", "target_params"):
+            ours, theirs = getattr(one, name), getattr(many, name)
+            chex.assert_trees_all_close(ours, theirs, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(
             losses(folder), losses(tmp_path / "one"), rtol=1e-4, atol=1e-4
         )

@@ -91,6 +91,7 @@ def test_tpu_slices_are_asked_for():
         (("gpu.sh", "--cpu=", *RUN), "--cpu=: give a positive number"),
         (("gpu.sh", "--cpu=1", "--port=abc", *RUN), "--port=abc: give a positive"),
         (("gpu.sh", "--processes=2", "--gpus=0,0", *RUN), "one of them comes twice"),
+        (("gpu.sh", "--gpus=0,,1", *RUN), "--gpus=0,,1: one of them has no name"),
         (("gpu.sh", "--cpu", "1", *RUN), "--cpu, at least without =VALUE: see --help"),
         (("gpu.sh", "1", *RUN), "1 is no flag: give --NAME=VALUE"),
         (("slurm.sh", "--nodes", "2", *RUN), "--nodes, at least without =VALUE"),
