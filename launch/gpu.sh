@@ -51,6 +51,7 @@ if ((processes > 1)) && [[ -z $(flag workdir "${flags[@]}") ]]; then
     die "no --workdir=DIR: several processes share one"
 fi
 
+[[ -z $gpus || ,$gpus, != *,,* ]] || die "--gpus=$gpus: one of them has no name"
 if [[ -z $cpu ]] && ((processes > 1)); then
     gpus=${gpus:-${CUDA_VISIBLE_DEVICES:-}}
     if [[ -z $gpus ]] && command -v nvidia-smi >/dev/null; then
@@ -58,7 +59,6 @@ if [[ -z $cpu ]] && ((processes > 1)); then
     fi
     IFS=, read -ra list <<<"$gpus"
     ((${#list[@]} > 0)) || die "no GPUs found: give --gpus=0,1 or --cpu=1"
-    [[ ,$gpus, != *,,* ]] || die "--gpus=$gpus: one of them has no name"
     ((${#list[@]} % processes == 0)) ||
         die "${#list[@]} GPUs ($gpus) are not shared evenly by $processes processes"
     [[ -z $(printf '%s\n' "${list[@]}" | sort | uniq -d) ]] ||
