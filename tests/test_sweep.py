@@ -104,7 +104,7 @@ def test_finished_runs_are_left_alone_and_slurm_gets_the_others(
     monkeypatch.setenv("PATH", program(tmp_path, "srun", "printf '%s\\n' \"$@\""))
     shown = subprocess.run(
         ["bash", "-c", job.partition("\n")[2].removesuffix("END\n")],
-        env=os.environ | {"SLURM_ARRAY_TASK_ID": "3"},
+        env=os.environ | {"SLURM_ARRAY_TASK_ID": "3", "SLURM_JOB_ID": "7"},
         capture_output=True,
         text=True,
     ).stdout.splitlines()
