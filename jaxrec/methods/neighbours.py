@@ -55,7 +55,7 @@ class SessionTables:
     idf: Array  # float32[V]
     sessions: Array  # int32[P], of each item, the most recent first
     item_start: Array  # int32[V + 1], where an item's sessions are
-    items: Array  # int32[P], the distinct items of each session
+    members: Array  # int32[P], the distinct items of each session
     session_start: Array  # int32[S + 1]
 
 
@@ -81,7 +81,7 @@ def session_tables(info: dict[str, Any]) -> SessionTables:
         idf=jnp.asarray(np.log(num_sessions / events), jnp.float32),
         sessions=jnp.asarray(session[order], jnp.int32),
         item_start=starts(item[order], info["vocab"]),
-        items=jnp.asarray(item, jnp.int32),
+        members=jnp.asarray(item, jnp.int32),
         session_start=starts(session, num_sessions),
     )
 
@@ -132,12 +132,12 @@ def add_neighbours(
     """
     start = tables.session_start[nearest]
     count = jnp.where(weight > 0, tables.session_start[nearest + 1] - start, 0)
-    last, row = len(tables.items) - 1, jnp.arange(nearest.shape[0])[:, None, None]
+    last, row = len(tables.members) - 1, jnp.arange(nearest.shape[0])[:, None, None]
 
     def add(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         done, y = carry
         place = done + jnp.arange(BLOCK)[None, None]
-        item = tables.items[jnp.minimum(start[:, :, None] + place, last)]
+        item = tables.members[jnp.minimum(start[:, :, None] + place, last)]
         value = jnp.where(place < count[:, :, None], weight[:, :, None], 0.0)
         return done + BLOCK, y.at[row, item].add(value)
 
