@@ -22,6 +22,7 @@ class Meter:
         self.begun, self.paused, self.compiling = time.monotonic(), 0.0, 0.0
         self.mark = (start, 0.0)  # step and seconds at the last lap
         self.flops, self.memory = 0.0, {}
+        self.shown = ""  # for the progress line
 
     def compiled(self, traced: jax.stages.Traced, size: int, since: float) -> Any:
         """The program of a call of `size` updates whose tracing began at `since`."""
@@ -63,6 +64,8 @@ class Meter:
         before, then = self.mark
         self.mark = step, self.seconds()
         rates = self.rates(step - before, self.mark[1] - then)
+        if "utilisation" in rates:
+            self.shown = f"{rates['utilisation']:.1%} of peak FLOPs"
         return {f"speed/{name}": value for name, value in rates.items()}
 
     def facts(self, step: int) -> dict[str, Any]:

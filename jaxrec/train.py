@@ -194,7 +194,7 @@ def train(
                     "command goes on from there",
                     signal_number,
                 )
-            progress.update(step, shown)
+            progress.update(step, f"{shown}  {meter.shown}")
             if step < config.steps and streamed:
                 data = next(batches)
         saving.result()

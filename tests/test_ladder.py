@@ -197,6 +197,28 @@ def test_meshes_agree(tmp_path, monkeypatch, method):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
+def test_a_run_goes_on_on_other_meshes(tmp_path, monkeypatch, method):
+    """8x1, then 4x2 with what the rules split, then one device: as on one alone."""
+    monkeypatch.setattr(optax, "adam", functools.partial(optax.adam, eps=1e-4))
+    one = run(*build(method), tmp_path / "one", 20)
+    for mesh, stop_at in (((8, 1), 1), ((4, 2), 2)):
+        stage, earlier = build(method, mesh)
+        stage = split_items(stage, earlier)
+        with pytest.raises(
+            Interrupted, match=f"saved at step {5 if mesh[1] == 1 else 15}"
+        ):
+            run(stage, earlier, tmp_path / "moved", 20, stop_at)
+    moved = run(*build(method), tmp_path / "moved", 20)
+    for name in ("params", "target_params"):
+        ours, theirs = getattr(one, name), getattr(moved, name)
+        chex.assert_trees_all_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        losses(tmp_path / "moved"), losses(tmp_path / "one"), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
 def test_seeds_in_one_program_equal_separate_runs(tmp_path, method):
     stage, earlier = build(method, num_seeds=2)
     many = run(stage, earlier, tmp_path / "many", 10)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxrec import settings, sweep
+from jaxrec import grid, settings, sweep
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "--config=configs/td3bc.py:smoke"
@@ -29,13 +29,13 @@ CONFIG = "--config=configs/td3bc.py:smoke"
     ],
 )
 def test_commas_inside_of_a_value_are_its_own(text, expected):
-    assert sweep.values(text) == expected
+    assert grid.values(text) == expected
 
 
 def test_every_combination_has_a_folder_of_its_own():
-    settings = sweep.grid(["a.lr=1,2", "config.b.lr=x/y", "c.name=p"])
-    numbers = sweep.seeds("0-1,7")
-    found = sweep.points("f.py", Path("out"), settings, numbers, ["--config.steps=3"])
+    settings = grid.parse(["a.lr=1,2", "config.b.lr=x/y", "c.name=p"])
+    numbers = grid.seeds("0-1,7")
+    found = grid.points("f.py", Path("out"), settings, numbers, ["--config.steps=3"])
     assert len({point.workdir for point in found}) == len(found) == 6
     assert found[5].name == "a.lr=2,b.lr=x%2Fy,name=p/seed=7"
     assert found[5].flags == (

@@ -73,6 +73,10 @@ def test_a_known_device_has_a_utilisation(monkeypatch):
     meter.flops = 4e12
     found = meter.rates(10, 5.0)
     assert found == dict(steps_per_second=2.0, flops_per_second=8e12, utilisation=1.0)
+    assert not meter.shown
+    meter.pause(-8.0)
+    share = meter.lap(10)["speed/utilisation"]
+    assert 0.6 < share < 0.63 and meter.shown == f"{share:.1%} of peak FLOPs"
 
 
 def test_a_meter_tells_once_and_leaves_out_pauses(capsys):
