@@ -12,13 +12,12 @@ DIR/export.json     names, dtypes and shapes of all arguments; where it comes fr
 The program of a recommender is (weights, items int32[B, L], length int32[B], timestep
 int32[B]) -> scores float32[B, V], see `types.Method`; of another method with a policy
 of one observation (weights, observation float32[B, od]) -> actions. An export is read
-back and compared with the run, where there is a device that it is for, before it is
-named DIR. `jaxrec.recommend --run=DIR` asks it. Weights are arguments, so that those of
-a newer run of the same config can take their place; only those that the program reads
-are kept, no optimiser and no second copy.
+back (`exported.read`) and compared with the run, where there is a device that it is
+for, before it is named DIR. `jaxrec.recommend --run=DIR` asks it. Weights are
+arguments, so that those of a newer run of the same config can take their place; only
+those that the program reads are kept, no optimiser and no second copy.
 """
 
-import importlib.util
 import json
 import os
 import shutil
@@ -32,15 +31,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
-from jaxrec import finished, logs, recommend, sharding, workdir
-from jaxrec.errors import UserError, fail, first_line
+from jaxrec import exported, finished, logs, sharding, workdir
+from jaxrec.errors import UserError, fail
 from jaxrec.types import Method, TrainState
 
-EXPORT_AGAIN = "export the run again"
-VERSION = 1  # of the folder's layout
 TOLERANCE = 1e-4  # relative to the largest score; float32 in another order of sums
-PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-FACTS = ("version", "kind", "platforms")  # of export.json, without which none is read
 CHECKED = (1, 5)  # sizes of the batches that an export is tested with
 
 
@@ -92,11 +87,6 @@ def _variables(found: Sequence[Any]) -> list[Any]:
     return [v for v in found if not hasattr(v, "val")]
 
 
-def platform() -> str:
-    """That of this process, one of PLATFORMS."""
-    return jax.default_backend().replace("gpu", "cuda")
-
-
 def write(
     run: str | Path,
     out: str | Path,
@@ -106,17 +96,17 @@ def write(
 ) -> dict[str, Any]:
     """Export a finished stage; returns what export.json says.
 
-    `platforms`: of PLATFORMS; none: that of this process. Raises UserError for what
-    cannot be exported, for a folder that is there, and where the program that was read
-    back disagrees with the run.
+    `platforms`: of `exported.PLATFORMS`; none: that of this process. Raises UserError
+    for what cannot be exported, for a folder that is there, and where the program that
+    was read back disagrees with the run.
     """
     out = Path(out)
-    check_installed()
+    exported.check_installed()
     if out.exists():
         raise UserError(f"{out} is there already: name another --out")
-    platforms = list(platforms) or [platform()]
-    if unknown := sorted(set(platforms) - set(PLATFORMS)):
-        known = ", ".join(PLATFORMS)
+    platforms = list(platforms) or [exported.platform()]
+    if unknown := sorted(set(platforms) - set(exported.PLATFORMS)):
+        known = ", ".join(exported.PLATFORMS)
         raise UserError(f"platform {unknown[0]!r} is unknown: use some of {known}")
     method, state, info, stage, _ = finished.policy(run, stage, number, acting=True)
     weights, function = weights_of(method, state, info)
@@ -136,7 +126,7 @@ def write(
         if method.scores is not None:
             logs.write_json(part / "items.json", _items(info))
         facts = dict(
-            version=VERSION,
+            version=exported.VERSION,
             kind="act" if method.scores is None else "scores",
             run=Path(run).name,
             stage=stage,
@@ -185,8 +175,8 @@ def check(
     Random histories of every length from none on, batches of CHECKED sizes. Raises
     UserError above TOLERANCE. None where the export is of other platforms.
     """
-    call, weights, facts = read(folder)
-    if platform() not in facts["platforms"]:
+    call, weights, facts = exported.read(folder)
+    if exported.platform() not in facts["platforms"]:
         return None
     draw, largest = np.random.default_rng(0), 0.0
     for rows in CHECKED:
@@ -215,81 +205,6 @@ def check(
             f"{TOLERANCE:g}: nothing was written; please report the method and encoder"
         )
     return largest
-
-
-def check_installed() -> None:
-    """Raises UserError without the package that programs are serialised with."""
-    if importlib.util.find_spec("flatbuffers") is None:
-        raise UserError(
-            "the package flatbuffers is not installed: pip install 'jaxrec[export]'"
-        )
-
-
-def is_export(folder: str | Path) -> bool:
-    """Whether `write` made it."""
-    return (Path(folder) / "export.json").is_file()
-
-
-def read(
-    folder: str | Path,
-) -> tuple[Callable[..., Any], dict[str, np.ndarray], dict[str, Any]]:
-    """(program(weights, *arguments), weights, export.json).
-
-    Raises UserError for a damaged folder, for one of another layout, and for weights
-    that are not those that the program takes.
-    """
-    folder = Path(folder)
-    check_installed()
-    facts = workdir.read_json(folder / "export.json", EXPORT_AGAIN, FACTS)
-    if facts.get("version") != VERSION:
-        raise UserError(
-            f"{folder} has layout {facts.get('version')}, this code reads {VERSION}: "
-            "export the run again"
-        )
-    path = folder / "program.bin"
-    try:
-        made = jax_export.deserialize(bytearray(path.read_bytes()))
-        path = folder / "weights.npz"
-        with np.load(path, allow_pickle=False) as file:
-            weights = {name: file[name] for name in file.files}
-    except Exception as error:  # flatbuffers, zip and numpy raise many types
-        raise UserError(
-            f"{path} is damaged ({first_line(error)}): {EXPORT_AGAIN}"
-        ) from error
-    (taken, *_), _ = jax.tree.unflatten(made.in_tree, made.in_avals)
-    for name in sorted(taken.keys() | weights.keys()):
-        want, have = (
-            f"{x[name].dtype}{list(x[name].shape)}" if name in x else "nothing"
-            for x in (taken, weights)
-        )
-        if want != have:
-            raise UserError(
-                f"{path} has {have} for {name}, the program takes {want}: "
-                f"{EXPORT_AGAIN}, or give the weights of a run of the same config"
-            )
-    return made.call, weights, facts
-
-
-def load(folder: str | Path) -> recommend.Recommender:
-    """The recommender of an export. Raises UserError for another policy's."""
-    call, weights, facts = read(folder)
-    if facts["kind"] != "scores":
-        raise UserError(
-            f"{folder} is a policy of observations, no recommender: call it with "
-            "jaxrec.export.read"
-        )
-    if platform() not in facts["platforms"]:
-        raise UserError(
-            f"{folder} is for {', '.join(facts['platforms'])}: export the run again "
-            f"with --platforms={platform()}"
-        )
-    path, weights = Path(folder) / "items.json", jax.tree.map(jnp.asarray, weights)
-    items = workdir.read_json(path, EXPORT_AGAIN)
-    try:
-        return recommend.make(call, weights, items)
-    except (KeyError, TypeError, ValueError) as error:
-        cause = f"{type(error).__name__}: {first_line(error)}"
-        raise UserError(f"{path} is damaged ({cause}): {EXPORT_AGAIN}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,20 +21,20 @@ import contextlib
 import functools
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from jaxrec import finished, logs, serving, sharding, stream
+from jaxrec import exported, finished, logs, recommender, serving, sharding, stream
 from jaxrec import index as index_lib
 from jaxrec.envs import online
 from jaxrec.errors import UserError, fail
 from jaxrec.ops import catalogue
+from jaxrec.recommender import Recommender
 from jaxrec.types import Array
 
 LARGEST = 256  # histories of one call
@@ -49,62 +49,21 @@ class Item(NamedTuple):
     score: float  # in the method's own unit: a logit, a value, a count
 
 
-class Recommender(NamedTuple):
-    """What ranks, and what is known of the items; numbers 1 to num_items are items.
-
-    `scores(weights, items int32[B, L], length int32[B], timestep int32[B])` ->
-    float32[B, V], see `types.Method`; hashable, as it is compiled for.
-    """
-
-    scores: Callable[..., Array]
-    weights: Any
-    ids: Sequence[Any]  # [num_items + 1], that of padding first
-    numbers: Mapping[Any, int]  # of the ids
-    titles: Sequence[str] | None  # [num_items + 1]
-    popularity: np.ndarray  # float32[V], the scores of an empty history
-    seq_len: int  # L
-    mask_seen: bool  # whether the data's protocol leaves out items of the history
-    index: index_lib.Index | None = None  # that proposes items, None = all are scored
-    mesh: Mesh | None = None  # that the weights are split over
-
-
-def make(scores: Callable[..., Array], weights: Any, facts: Mapping[str, Any]) -> Any:
-    """A Recommender of data with these facts: `Dataset.info`, or what an export keeps.
-
-    Until the first event everyone gets what is popular, as in on-line evaluation.
-    """
-    ids = np.asarray(facts["item_ids"]).tolist()
-    popularity = np.full(facts["vocab"], -np.inf, np.float32)
-    popularity[1 : len(ids)] = np.log1p(facts["item_count"][1 : len(ids)])
-    return Recommender(
-        scores=scores,
-        weights=weights,
-        ids=ids,
-        numbers={item: number for number, item in enumerate(ids) if number},
-        titles=facts["titles"],
-        popularity=popularity,
-        seq_len=facts["seq_len"],
-        mask_seen=bool(facts["mask_seen"]),
-    )
-
-
 def load(run: str | Path, stage: str = "", number: int = 0) -> Recommender:
     """The recommender of a finished run (see `finished`), or of an export's folder.
 
     Raises UserError for what is neither, for a method that ranks no items, and for a
     stage or a number of an export, which is of one.
     """
-    from jaxrec import export  # which imports this
-
-    if export.is_export(run):
+    if exported.is_export(run):
         if stage or number:
             raise UserError(
                 f"{run} is an export, of one stage and one seed: leave out --stage and "
                 "--seed_number, or export another one"
             )
-        return export.load(run)
+        return exported.load(run)
     found = finished.policy(run, stage, number, split=True)
-    model = make(found.method.scores, found.state, found.info)
+    model = recommender.make(found.method.scores, found.state, found.info)
     return model._replace(mesh=found.mesh)
 
 
@@ -113,12 +72,10 @@ def indexed(run: str | Path, kind: str, stage: str = "", number: int = 0) -> Any
 
     Raises UserError also for methods whose scores are no products with rows of items.
     """
-    from jaxrec import export
-
-    if export.is_export(run):
+    if exported.is_export(run):
         raise UserError(f"{run} is an export, which keeps no rows of items: give a run")
     found = finished.policy(run, stage, number)
-    model = make(found.method.scores, found.state, found.info)
+    model = recommender.make(found.method.scores, found.state, found.info)
     if (factors := found.method.factors) is None:
         raise UserError(
             f"the method of {run} does not score by products with rows of items: leave "

@@ -22,7 +22,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxrec import index as index_lib
-from jaxrec import recommend, serving
+from jaxrec import recommend, recommender, serving
 from jaxrec.bench import timing
 from jaxrec.errors import UserError, fail
 from jaxrec.methods import ce, ranked
@@ -57,7 +57,7 @@ def measure_windows(
     facts |= dict(item_count=np.ones(items + 1), titles=None, mask_seen=False)
     method = ranked.make_scores(network, facts)
     state = TrainState(np.int32(0), params, None)
-    model = recommend.make(method, jax.device_put(state), facts)
+    model = recommender.make(method, jax.device_put(state), facts)
     models = {"all scored": model}
     if index:
         factors, begun = ranked.make_factors(network, facts), time.process_time()
