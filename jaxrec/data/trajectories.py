@@ -43,7 +43,7 @@ class Trajectories(NamedTuple):
 
 
 COLUMNS = Trajectories._fields[:7]
-FLAGS = ("terminal", "timeout", "valid_next")
+NUMBERS, FLAGS = COLUMNS[:4], COLUMNS[4:]  # float32, bool
 
 
 def flatten(trajectories: Trajectories) -> dict[str, np.ndarray]:
@@ -139,7 +139,7 @@ def validate(trajectories: Trajectories) -> Trajectories:
     if not (t.terminal[-1] or t.timeout[-1]):
         raise UserError(f"{name}: the last row must end its episode (set timeout)")
     largest = 0.0
-    for column in ("observation", "action", "reward", "next_observation"):
+    for column in NUMBERS:
         for start, chunk in _chunks(columns[column]):
             bad = ~np.isfinite(chunk).reshape(len(chunk), -1).all(-1)
             if bad.any():
@@ -240,11 +240,7 @@ def _columns(t):
     total = np.cumsum(t.reward, dtype=np.float64)
     last = total[first + length - 1]
     to_go = np.repeat(last, length) - total + t.reward
-    return dict(
-        observation=t.observation,
-        action=t.action,
-        reward=t.reward,
-        next_observation=t.next_observation,
+    return {name: getattr(t, name) for name in NUMBERS} | dict(
         terminal=t.terminal.astype(np.float32),
         valid_next=t.valid_next.astype(np.float32),
         timestep=(np.arange(len(t.reward)) - np.repeat(first, length)).astype(np.int32),
