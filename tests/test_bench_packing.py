@@ -4,7 +4,7 @@ import json
 
 import pytest
 from ml_collections import ConfigDict
-from test_recmamba import L, data, log
+from toy_packed import L, data, log
 
 from configs import recmamba
 from jaxrec.bench import packing

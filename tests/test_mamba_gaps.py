@@ -10,7 +10,7 @@ import scan_oracle
 import toy_recommenders as toy
 from test_mamba import MIXERS, PLAIN, advance, built, close
 from test_protocol import make, prepare
-from test_recmamba import build, data
+from toy_packed import build, data
 
 from configs import recmamba as configs
 from jaxrec import experiment, serving

@@ -1,86 +1,20 @@
-"""Learning from packed histories: equal to single ones, carried, rows touched alone."""
-
-import functools
+"""Learning from packed histories: equal to single ones, carried, learnt by heart."""
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict, FrozenConfigDict
+from toy_packed import ITEMS, L, batch_of, build, data, log, run, settings, single
 from toy_recommenders import jit
 
 from configs import recmamba as configs
-from jaxrec import experiment, program, row_optim, sharding
-from jaxrec.bench import timing
+from jaxrec import experiment, program, sharding
 from jaxrec.data import loader, packing
 from jaxrec.losses import recommender as losses
 from jaxrec.methods import recmamba
 from jaxrec.models import encoders
-from jaxrec.types import Dataset, UserError
-
-ITEMS, L = 30, 16
-
-
-def log(users=24, longest=40, seed=0):
-    """Flat histories; every item but the first of a history follows from the last."""
-    draw = np.random.default_rng(seed)
-    length = draw.integers(3, 14, users)
-    length[:2] = (longest, 20)
-    parts = [(s + 7 * np.arange(n)) % ITEMS + 1 for s, n in enumerate(length)]
-    timestep = np.concatenate([np.arange(n) for n in length]).astype(np.int32)
-    return np.concatenate(parts).astype(np.int32), timestep
-
-
-@functools.cache
-def data(how="packed"):
-    item, timestep = log()
-    info = dict(
-        num_items=ITEMS,
-        vocab=128,
-        seq_len=L,
-        item_count=np.bincount(item, minlength=128).astype(float),
-        name="toy",
-    )
-    train = dict(item=item, timestep=timestep)
-    train |= {"next_item": np.append(item[1:], 0), "reward": item, "kind": item}
-    return packing.view(Dataset(train, {}, info, window=L + 1), how, L)
-
-
-def settings():
-    config = ConfigDict(recmamba.HPARAMS | dict(steps=100, batch_size=2))
-    config.encoder.update(width=8, head_dim=8, state=4, time_chunk=16, dropout=0.0)
-    config.encoder.num_layers = 1  # compiling is what these tests cost
-    config.optim.warmup = 0
-    return config
-
-
-def build(how="packed", info=None, **changes):
-    config = settings()
-    config.update_from_flattened_dict(changes)
-    return recmamba.make(FrozenConfigDict(config), info or data(how).info)
-
-
-def batch_of(step, size=2, how="packed"):
-    return loader.host_batch(data(how), size, np.uint32(0), step)
-
-
-def run(method, steps, size=2, how="packed"):
-    state = jit(method.init)(jax.random.key(0), batch_of(0, size, how), {})
-    step, losses = jit(method.train_step), []
-    for number in range(steps):
-        key = jax.random.fold_in(jax.random.key(1), number)
-        state, metrics = step(state, batch_of(number, size, how), key)
-        losses.append(float(metrics["loss"]))
-    return state, losses
-
-
-def single(user, size):
-    """A packed batch of one row with the first `size` events of one user."""
-    item, timestep = log()
-    part = slice(*np.append(np.flatnonzero(timestep == 0), len(item))[user : user + 2])
-    packed, _ = packing.pack(item[part], timestep[part], size)
-    return {name: array[:1] for name, array in packed.items()}
+from jaxrec.types import UserError
 
 
 def test_a_packed_row_has_the_loss_and_gradients_of_its_users():
@@ -192,69 +126,6 @@ def test_bce_by_hand():
     np.testing.assert_allclose(losses.bce(0.0, 0.0), 2 * np.log(2), rtol=1e-6)
     want = np.log1p(np.exp(-2.0)) + np.log1p(np.exp(-3.0))
     np.testing.assert_allclose(losses.bce(2.0, -3.0), want, rtol=1e-6)
-
-
-def test_rows_of_adam_are_those_of_a_dense_lazy_adam():
-    draw = np.random.default_rng(0)
-    table = dense = jnp.asarray(draw.standard_normal((12, 3)), jnp.float32)
-    moments = row_optim.init(table)
-    mean = square = np.zeros((12, 3))
-    for t in range(6):
-        ids = draw.integers(0, 12, (2, 2))  # with repeats, some rows never
-        touched, place = row_optim.distinct(dict(a=ids, b=ids[0]), 12)
-        assert len(touched) == 6
-        np.testing.assert_array_equal(touched[place["a"]], ids)
-
-        def loss(rows, at):
-            """Of rows, by their places in `rows`."""
-            return jnp.sum((rows[at["a"]] - 1.5) ** 2) + jnp.sum(rows[at["b"]] ** 3)
-
-        drawn = dict(a=ids, b=ids[0])
-        grads = jax.grad(loss)(row_optim.gather(table, touched), place)
-        table, moments = row_optim.update(
-            grads, touched, table, moments, jnp.int32(t), 0.1
-        )
-        g = np.asarray(jax.grad(loss)(dense, drawn))
-        hit = np.isin(np.arange(12), ids)[:, None]
-        mean = np.where(hit, 0.9 * mean + 0.1 * g, mean)
-        square = np.where(hit, 0.999 * square + 0.001 * g**2, square)
-        down = mean / (1 - 0.9 ** (t + 1))
-        down = down / (np.sqrt(square / (1 - 0.999 ** (t + 1))) + 1e-8)
-        dense = jnp.asarray(np.where(hit, dense - 0.1 * down, dense), jnp.float32)
-        np.testing.assert_allclose(table, dense, atol=1e-5)
-    np.testing.assert_allclose(moments.square, square, atol=1e-5)
-
-
-def test_a_sparse_step_is_the_dense_one_where_it_touches():
-    """The first step, when lazy and dense Adam agree on touched rows; clipping too."""
-    states = []
-    for sparse in (False, True):
-        method = build(loss="bce", sparse=sparse, **{"optim.clip": 0.1})
-        states.append(run(method, 1)[0])
-    np.testing.assert_allclose(
-        *(s.params["params"]["item_table"]["embedding"] for s in states), atol=1e-6
-    )
-    for found, want in zip(*(jax.tree.leaves(s.params) for s in states)):
-        np.testing.assert_allclose(found, want, atol=1e-6)
-
-
-@pytest.mark.parametrize("sparse", [False, True])
-def test_a_step_does_not_touch_a_table_of_millions(sparse):
-    """Compiled only: 32M x 64 numbers and their moments are 24 GB."""
-    info = dict(data().info, num_items=32_000_000, vocab=32_000_128)
-    method = build(info=info, loss="bce", sparse=sparse, **{"encoder.width": 64})
-    batch = batch_of(0)
-    state = jax.eval_shape(method.init, jax.random.key(0), batch, {})
-    table = 4 * 64 * info["vocab"]
-    lowered = jax.jit(method.train_step, donate_argnums=0).lower(
-        state, batch, jax.random.key(0)
-    )
-    found = timing.memory(lowered.compile())
-    assert found["argument_bytes"] > 3 * table
-    if sparse:
-        assert found["temporary_bytes"] < 10e6 and found["output_bytes"] < 10e6
-    else:
-        assert found["temporary_bytes"] > table  # the gradient: the gate can fail
 
 
 @pytest.mark.slow

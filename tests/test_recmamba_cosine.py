@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from test_recmamba import ITEMS, L, batch_of, build
+from toy_packed import ITEMS, L, batch_of, build
 from toy_recommenders import jit
 
 from jaxrec.methods import recmamba

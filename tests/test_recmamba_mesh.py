@@ -6,7 +6,7 @@ import chex
 import jax
 import numpy as np
 import pytest
-from test_recmamba import build, data
+from toy_packed import build, data
 
 from jaxrec import program, sharding, train
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_recmamba import build
 from test_recmamba_mesh import make_stage
+from toy_packed import build
 
 from configs import ce, recmamba
 from jaxrec import experiment, program, settings, sharding, train
