@@ -29,7 +29,9 @@ class Recommender(NamedTuple):
     mesh: Mesh | None = None  # that the weights are split over
 
 
-def make(scores: Callable[..., Array], weights: Any, facts: Mapping[str, Any]) -> Any:
+def make(
+    scores: Callable[..., Array], weights: Any, facts: Mapping[str, Any]
+) -> Recommender:
     """A Recommender of data with these facts: `Dataset.info`, or what an export keeps.
 
     Until the first event everyone gets what is popular, as in on-line evaluation.
