@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
@@ -56,10 +55,13 @@ def save(
 ) -> Any:
     """Start saving; `.result()` of what is returned waits for the end.
 
-    `pending` is JSON: the metrics that are not written yet. The copy of the state is
-    what is saved, because the next training call donates its buffers.
+    `pending` is JSON: the metrics that are not written yet. A copy of the state is what
+    is saved, because the next training call donates its buffers; in the host's memory,
+    because a state that half fills a device has no room for a second one there.
     """
-    copy = jax.tree.map(jnp.copy, state)
+    copy = jax.tree.map(
+        lambda x: jax.device_put(x, x.sharding.with_memory_kind("pinned_host")), state
+    )
     return folder.save_async(step, copy, custom_metadata={"pending": pending})
 
 

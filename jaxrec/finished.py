@@ -87,11 +87,11 @@ def restore_all(
 ) -> tuple[Stage, TrainState]:
     """The stage and the state of all seeds that it ended with.
 
-    The data must be where they were, or cached. Batches and time are not split as they
-    were in training, nor is anything else where there are too few devices for it.
+    The data must be where they were, or cached. Batches, games and time are not split
+    as they were in training, nor is anything else where there are too few devices.
     """
     config = ConfigDict(config.to_dict())
-    config.mesh.update(data=-1, time=1)
+    config.mesh.update(data=1, time=1)
     if config.mesh.model > jax.device_count():
         config.mesh.model, config.rules = 1, ()
     config = FrozenConfigDict(config)

@@ -16,6 +16,12 @@ from jaxrec import logs
 from jaxrec.errors import UserError, first_line
 
 HEADLINE = "eval/normalized_score"
+# Fields that make no other experiment, and may differ between a run and its
+# continuation: they change no result.
+FREE_FIELDS = ("data.data_dir", "device_data_limit", "headline", "profile.steps")
+# Change the order of sums, and with mesh.time the draws of dropout, alone: a checkpoint
+# is restored on any mesh.
+FREE_FIELDS += ("mesh.data", "mesh.model", "mesh.time", "rules")
 
 
 class Run(NamedTuple):
@@ -124,7 +130,7 @@ def find_runs(arguments: Iterable[str]) -> list[Path]:
 
 def _identity(config: Mapping[str, Any], ignore: Sequence[str] = ()) -> dict[str, str]:
     """The config without what leaves an experiment the same: seeds, folders, mesh."""
-    drop = ("seed", "num_seeds", "mesh.data", "mesh.model", "mesh.time", *ignore)
+    drop = ("seed", "num_seeds", *FREE_FIELDS, *ignore)
     kept = {k: v for k, v in config.items() if k not in drop and not k.endswith("dir")}
     return {k: json.dumps(v, sort_keys=True) for k, v in sorted(kept.items())}
 

@@ -8,9 +8,10 @@ DIR/<field=value,...>/seed=<n>, one after the other (--jobs at a time) or, with 
 as a job array. Flags --config.FIELD=VALUE are given to all. The same command again goes
 on: finished runs are left alone, others resume; where one that is there has other
 settings, it is refused, as jaxrec.main would. At its end it tells the report's command.
-Exit status: 0 all runs are finished (or handed to Slurm); 1 some failed; 2 a fault of
-the input; 128 + N stopped by signal N; that of sbatch, where it failed. JAX is imported
-only where there are runs to compare with.
+Exit status: 0 all runs are finished (or handed to Slurm); 1 some failed, which keeps
+none of the others from being done; 2 a fault of the input; 128 + N stopped by signal N;
+that of sbatch, where it failed. JAX is imported only where there are runs to compare
+with.
 """
 
 import argparse
@@ -32,7 +33,6 @@ from jaxrec.errors import UserError, fail
 from jaxrec.grid import Point
 
 SLURM = Path(__file__).parents[1] / "launch" / "slurm.sh"
-INPUT_FAULT = 2  # exit status of jaxrec.main
 
 
 def compare(every: Sequence[Point]) -> None:
@@ -57,7 +57,6 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal_number = 0
-        self.fault = False  # of the input: the next runs would have it too
         self.running: set[subprocess.Popen] = set()
         self.lock = threading.Lock()
 
@@ -69,7 +68,7 @@ class Stop:
     def start(self, point: Point) -> subprocess.Popen | None:
         """In a session of its own, so that a Ctrl-C comes once; its log beside it."""
         with self.lock:
-            if self.signal_number or self.fault:
+            if self.signal_number:
                 return None
             point.workdir.mkdir(parents=True, exist_ok=True)
             with (point.workdir / "log.txt").open("a") as log:
@@ -94,7 +93,6 @@ def run_all(todo: Sequence[Point], jobs: int) -> tuple[list[Point], Stop]:
         stop.running.discard(process)
         if status and not stop.signal_number:
             failed.append(point)
-            stop.fault = stop.fault or status == INPUT_FAULT
         told = "done" if status == 0 else f"exit status {status}: {last_line(point)}"
         seconds = time.monotonic() - began
         say(f"{next(done)}/{len(todo)} {point.name}: {told} ({seconds:.0f} s)")
@@ -231,7 +229,7 @@ def work(argv: Sequence[str] | None) -> int:
         return 128 + stop.signal_number
     if failed:
         say(f"{len(failed)} failed; mend the cause, and the same command goes on")
-        return INPUT_FAULT if stop.fault else 1
+        return 1
     print(report)
     return 0
 

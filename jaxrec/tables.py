@@ -27,7 +27,7 @@ def aligned(rows: Sequence[Mapping[str, Any]], markdown: bool = True) -> str:
     cells = [list(rows[0]), *([cell_text(v) for v in row.values()] for row in rows)]
     if markdown:
         cells = [[cell.replace("|", "\\|") for cell in line] for line in cells]
-    widths = [max(map(len, column)) for column in zip(*cells)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [[c.ljust(w) for c, w in zip(line, widths)] for line in cells]
     if not markdown:
         return "\n".join("  ".join(line).rstrip() for line in lines)
@@ -56,16 +56,17 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 def final_table(summary: Mapping[str, Any]) -> str:
     """A small plain-text table of a finished run's summary, for the terminal."""
     rows, notes = [], []
+    parts = summary["stages"].values()
+    # At the step that the validation set chose, where a stage has one.
+    columns = ["last", "best", *["selected"] * any(p.get("selected") for p in parts)]
     for stage, part in summary["stages"].items():
-        last, best = part.get("last") or {}, part.get("best") or {}
+        last = part.get("last") or {}
         rest = brief(choose(last.keys() - {HEADLINE}))
         for name in [HEADLINE, *rest] if HEADLINE in last else rest:
             row = {"stage": stage, "metric": name}
-            columns = {"last": last, "best": best}
-            if part.get("selected"):  # at the step that the validation set chose
-                columns["selected"] = part["selected"]
-            for which, values in columns.items():
-                row[which] = estimate(np.array(numbers(values.get(name, []))))
+            for which in columns:
+                values = (part.get(which) or {}).get(name, [])
+                row[which] = estimate(np.array(numbers(values)))
             rows.append(row)
         facts = [f"{part.get('steps', '?')} steps"]
         for key, unit in (("seconds", "s"), ("steps_per_second", "steps/s")):

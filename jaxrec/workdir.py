@@ -17,14 +17,8 @@ from ml_collections import FrozenConfigDict
 
 from jaxrec import logs
 from jaxrec.errors import Interrupted, UserError
-from jaxrec.runs import flat
+from jaxrec.runs import FREE_FIELDS, flat
 
-# May differ between a run and its continuation: they change no result.
-FREE_FIELDS = ("data.data_dir", "device_data_limit", "headline")
-# Change the order of sums, and with mesh.time the draws of dropout, alone: a checkpoint
-# is restored on any mesh.
-FREE_FIELDS += ("mesh.data", "mesh.model", "mesh.time", "rules")
-FREE_FIELDS += ("profile.steps",)
 # Slurm's way to tell of the end of a job's time is SIGUSR1.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 SHOWN = 3  # differences between two configs that are told

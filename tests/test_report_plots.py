@@ -93,6 +93,14 @@ def test_final_table(tmp_path):
         ["scores 0 and 100: D4RL's -20.27 and 3234"],
         ["gym/Hopper-v4/medium 7 Hopper-v4, cpu"],
     ]
+    # What the validation set chose is told also where only one stage has it.
+    chosen = dict(last={"test/x": 1.0}, selected={"test/x": 2.0})
+    for order in (("train", "other"), ("other", "train")):
+        both = dict(train=summary["stages"]["train"], other=chosen)
+        text = report.final_table(dict(stages={name: both[name] for name in order}))
+        cells = [line.split() for line in text.splitlines()]
+        assert cells[0] == ["stage", "metric", "last", "best", "selected"]
+        assert ["other", "test/x", "1", "-", "2"] in cells
 
 
 def test_recall_by_lag_is_drawn_where_it_was_measured(tmp_path):

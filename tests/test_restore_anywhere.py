@@ -63,7 +63,7 @@ def test_the_mesh_is_no_part_of_what_a_run_is(tmp_path):
     path.write_text(json.dumps(before))
     changed.mesh.time = 2
     workdir.settle_config(tmp_path, experiment.resolve(changed))
-    after = before | dict(mesh=dict(data=4, model=2, time=1))
+    after = before | dict(mesh=dict(data=4, model=2, time=1), rules=["items"])
     same = [runs.config_hash(runs.flat(x)) for x in (before, after)]
     assert same[0] == same[1]
     changed.seed = 1
