@@ -63,7 +63,12 @@ def test_the_other_copy_rests():
 
 
 @pytest.mark.parametrize(
-    "module,base,reset", [(sac, sqn, True), (sac, sqn, False), (sa2c, snqn, True)]
+    "module,base,reset",
+    [
+        (sac, sqn, True),
+        pytest.param(sac, sqn, False, marks=pytest.mark.slow),
+        pytest.param(sa2c, snqn, True, marks=pytest.mark.slow),
+    ],
 )
 def test_the_base_until_t_and_another_loss_from_there(module, base, reset):
     """So a switch that never comes gives the base: SAC is SQN, SA2C is SNQN."""

@@ -112,10 +112,13 @@ def test_one_step_is_the_regressor():
         keys = jax.random.split(jax.random.key(4), 100)
 
 
+SLOW = ("consistency", "ddim")
+
+
 @pytest.mark.parametrize(
     "kind,sampler",
     [
-        pytest.param(*one, marks=pytest.mark.slow) if "consistency" in one else one
+        pytest.param(*one, marks=pytest.mark.slow) if one[1] in SLOW else one
         for one in ALL
     ],
 )

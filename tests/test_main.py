@@ -60,31 +60,54 @@ def test_importing_the_package_imports_no_extras():
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(
-    "flags,words",
-    [
-        (("--config=configs/no_such.py",), ["no_such"]),
-        ((TOY[0], "--config.train.methd=iql"), ["methd", "method"]),
-        ((TOY[0], "--config.train.actor_optim.lr=1"), ["no field 'actor_optim'"]),
-        ((TOY[0], "--config.train.method=tdbc"), ["'tdbc'", "td3bc"]),
-        ((TOY[0], "--config.data.source=gim"), ["'gim'", "gym"]),
-        ((TOY[0], "--config.train.steps=0"), ["train.steps is 0"]),
-        ((TOY[0], "--config.train.steps=many"), ["'many' (see"]),
-        (("--config=configs/td3bc.py:smok",), ["smok", "smoke"]),
-        ((*TOY, "--config.mesh.model=64"), ["mesh.model"]),
-        ((TOY[0], "--config.data.source=npz", "--config.data.path=no.npz"), ["no.npz"]),
-        ((), ["--config=configs/otto.py"]),
-        (("--config.seed=1", TOY[0]), ["error: put --config=FILE first", "seed=1"]),
-        (("--config=configs/otto_study.py:cql,mqc",), ["error: base 'mqc'", "mcq"]),
-        ((TOY[0], "--config.data.name=Hoper-v4/medium"), ["Hoper-v4", "Hopper-v4"]),
-        ((TEAM, "--config.data.name=2t_vs_4e"), ["2t_vs_4e", "2t_vs_4e_open7"]),
-        ((TEAM, "--config.data.settings=agents=7"), ["2 A", "too few for 7"]),
-        ((TEAM, "--config.train.qmix.replay=5"), ["replay=5", "multiple of the 8"]),
-        ((TOY[0], "--config.data.source=battle_city"), ["configs/qmix.py"]),
-    ],
+BAD = (
+    (("--config=configs/no_such.py",), ["no_such"]),
+    ((TOY[0], "--config.train.methd=iql"), ["methd", "method"]),
+    ((TOY[0], "--config.train.actor_optim.lr=1"), ["no field 'actor_optim'"]),
+    ((TOY[0], "--config.train.method=tdbc"), ["'tdbc'", "td3bc"]),
+    ((TOY[0], "--config.data.source=gim"), ["'gim'", "gym"]),
+    ((TOY[0], "--config.train.steps=0"), ["train.steps is 0"]),
+    ((TOY[0], "--config.train.steps=many"), ["'many' (see"]),
+    (("--config=configs/td3bc.py:smok",), ["smok", "smoke"]),
+    ((*TOY, "--config.mesh.model=64"), ["mesh.model"]),
+    ((TOY[0], "--config.data.source=npz", "--config.data.path=no.npz"), ["no.npz"]),
+    ((), ["--config=configs/otto.py"]),
+    (("--config.seed=1", TOY[0]), ["error: put --config=FILE first", "seed=1"]),
+    (("--config=configs/otto_study.py:cql,mqc",), ["error: base 'mqc'", "mcq"]),
+    ((TOY[0], "--config.data.name=Hoper-v4/medium"), ["Hoper-v4", "Hopper-v4"]),
+    ((TEAM, "--config.data.name=2t_vs_4e"), ["2t_vs_4e", "2t_vs_4e_open7"]),
+    ((TEAM, "--config.data.settings=agents=7"), ["2 A", "too few for 7"]),
+    ((TEAM, "--config.train.qmix.replay=5"), ["replay=5", "multiple of the 8"]),
+    ((TOY[0], "--config.data.source=battle_city"), ["configs/qmix.py"]),
 )
-def test_bad_input_gets_one_line(tmp_path, flags, words):
-    assert_one_line(jaxrec(*flags, f"--workdir={tmp_path}/run"), *words)
+# Imports once, then a process of its own for each list of flags: what they print.
+EACH = """
+import json, os, sys
+from jaxrec import experiment, main, report
+for number, flags in enumerate(json.loads(sys.argv[1])):
+    if child := os.fork():
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print(json.dumps([status, "", open(f"{sys.argv[2]}/{number}").read()]))
+        continue
+    os.dup2(os.open(f"{sys.argv[2]}/{number}", os.O_CREAT | os.O_WRONLY), 2)
+    sys.argv = ["jaxrec.main", *flags]
+    main.cli()
+"""
+
+
+def test_bad_input_gets_one_line(tmp_path):
+    every = [(*flags, f"--workdir={tmp_path}/run") for flags, _ in BAD]
+    done = subprocess.run(
+        [sys.executable, "-c", EACH, json.dumps(every), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(results) == len(BAD), done.stderr
+    for result, (_, words) in zip(results, BAD):
+        assert_one_line(result, *words)
 
 
 def test_a_workdir_that_cannot_be_written(tmp_path):

@@ -19,6 +19,7 @@ from jaxrec.types import UserError
 D = 8
 SIZES = dict(width=D, state=3, conv=3, head_dim=4, num_layers=2, scale_embedding=True)
 MIXERS = ("mamba", "mamba2")
+ONE = [pytest.param("mamba", marks=pytest.mark.slow), "mamba2"]  # stands for both
 # The plain scans compile fastest; that the others equal them is tested in ops.
 PLAIN = dict(mamba="reference", mamba2="sequential")
 
@@ -55,7 +56,7 @@ def close(found, want, atol=1e-5):
         np.testing.assert_allclose(a / scale, b / scale, atol=atol)
 
 
-@pytest.mark.parametrize("name", MIXERS)
+@pytest.mark.parametrize("name", ONE)
 def test_chunks_of_time_change_no_number(name):
     encoder, params, x = built(name)
     length, weight = np.array([17, 6]), jax.random.normal(jax.random.key(2), (2, 20, D))
@@ -119,7 +120,7 @@ def test_packed_rows_are_their_users(name):
     assert not np.any(results[0][1][1][2]), "padding has a gradient"
 
 
-@pytest.mark.parametrize("name", MIXERS)
+@pytest.mark.parametrize("name", ONE)
 def test_a_row_may_end_anywhere_and_go_on(name):
     """Pieces of 3 and 17 events from the cache, with users that end between."""
     encoder, params, x = built(name, layers=2)

@@ -20,7 +20,13 @@ from jaxrec.models import control
 from jaxrec.types import UserError
 
 
-@pytest.mark.parametrize("name", CRITICS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "mcq" else pytest.param(name, marks=pytest.mark.slow)
+        for name in CRITICS
+    ],
+)
 def test_targets_move_by_tau(name):
     method, state, _ = started(name)
     if name == "td3bc":  # its targets move at every second update

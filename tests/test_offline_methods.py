@@ -140,7 +140,13 @@ def test_seeds_at_once_equal_one_by_one(name):
 BEST, MEAN, TD3BC = 0.3, -0.2, 0.217
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in ("cql", "mcq") else name
+        for name in MODULES
+    ],
+)
 def test_bandit(name):
     rows, draw = 2048, np.random.default_rng(0)
     action = np.clip(draw.normal(MEAN, 0.3, size=(rows, AD)), -1, 1)

@@ -230,7 +230,10 @@ def test_negatives_bootstrap_at_the_end_unless_masked():
     np.testing.assert_allclose(plain, -0.25 + 0.5 * same_state, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name,encoder", [("ce", "sasrec"), ("sqn", "gru")])
+@pytest.mark.parametrize(
+    "name,encoder",
+    [("ce", "sasrec"), pytest.param("sqn", "gru", marks=pytest.mark.slow)],
+)
 def test_learns_the_ring(name, encoder):
     """The two items that can follow come first."""
     module = dict(ce=ce, sqn=sqn)[name]

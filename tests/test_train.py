@@ -111,7 +111,7 @@ def test_cadences_share_a_divisor():
     assert program.steps_per_call(stage.config) == 4
 
 
-@pytest.mark.parametrize("limit", [1 << 30, 0])
+@pytest.mark.parametrize("limit", [1 << 30, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_last_call_that_is_shorter_resumes_bit_for_bit(tmp_path, limit):
     """47 steps are nine calls of five updates and one of two."""
     fields = dict(steps=47, device_data_limit=limit)
@@ -157,7 +157,9 @@ def test_the_headline_stays_beside_the_bar_until_its_next_value():
     assert train.headline(stage, {"train/loss": 1.0}, shown) == "train/loss 1"
 
 
-@pytest.mark.parametrize("stop_at", [1, 3, 5, 11])
+@pytest.mark.parametrize(
+    "stop_at", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 5)), 3, 11]
+)
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, stop_at):
     whole = run(make_stage(), tmp_path / "whole")
     assert [line["step"] for line in lines(tmp_path / "whole")] == [20, 30, 40, 60]
@@ -207,8 +209,15 @@ def test_seeds_in_one_program_equal_separate_runs(tmp_path):
 RULES = (("table/weights", (None, "model")),)
 
 
-@pytest.mark.parametrize("mesh", [(8, 1), (4, 2)])
-@pytest.mark.parametrize("num_seeds", [1, 2])
+@pytest.mark.parametrize(
+    "mesh, num_seeds",
+    [
+        pytest.param((8, 1), 1, marks=pytest.mark.slow),
+        ((8, 1), 2),
+        ((4, 2), 1),
+        pytest.param((4, 2), 2, marks=pytest.mark.slow),
+    ],
+)
 def test_meshes_agree_and_rules_place_the_optimiser_too(tmp_path, mesh, num_seeds):
     plain = run(make_stage(num_seeds=num_seeds), tmp_path / "plain")
     stage = make_stage(num_seeds=num_seeds, mesh=mesh, rules=RULES)

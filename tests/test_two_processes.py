@@ -27,6 +27,14 @@ def whole(tmp_path_factory):
     return folder
 
 
+def test_two_processes_give_the_numbers_of_one(tmp_path):
+    """The quick run's share of what the slow ones do at length."""
+    both, alone = tmp_path / "both", tmp_path / "alone"
+    finish(launch(both, "--config.train.steps=40"))
+    finish(launch(alone, "--config.train.steps=40", processes=1, cpu=2))
+    assert_same(outcome(both, 40), outcome(alone, 40))
+
+
 @pytest.mark.slow
 def test_a_killed_process_is_started_again_and_the_run_is_the_same(whole, tmp_path):
     """SIGKILL of one process: the script ends the other, and starts both."""

@@ -59,6 +59,9 @@ def prefixes(batch, first):
         yield end, part["mask"][:, -1] & (part["mask"][:, -2] | starts), part
 
 
+FIRST = [pytest.param(False, marks=pytest.mark.slow), True]
+
+
 @pytest.mark.parametrize("first", [False, True])
 def test_how_often_an_event_counts_in_an_epoch(first):
     length, window = [2, 9, 1, 4], 4
@@ -78,7 +81,7 @@ def anything(params, seed=0):
     return jax.tree.map(lambda x: draw.normal(size=x.shape).astype(np.float32), params)
 
 
-@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("first", FIRST)
 @pytest.mark.parametrize(
     "encoder",
     [
@@ -122,14 +125,14 @@ def test_events_and_states_are_those_of_the_prefixes(encoder, first):
     assert seen == event.weight.sum() > BATCH
 
 
-@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("first", FIRST)
 @pytest.mark.parametrize(
     "module, function",
     [
         (ce, "make"),
         (sqn, "make"),
         pytest.param(sarsa, "make", marks=pytest.mark.slow),
-        (proxy, "make_hist"),
+        pytest.param(proxy, "make_hist", marks=pytest.mark.slow),
         pytest.param(proxy, "make_fut", marks=pytest.mark.slow),
         pytest.param(sac, "make", marks=pytest.mark.slow),
         pytest.param(vpq, "make", marks=pytest.mark.slow),
@@ -162,7 +165,7 @@ def test_the_loss_is_the_mean_of_the_events(module, function, first):
     "module",
     [
         sa2c,
-        prl,
+        pytest.param(prl, marks=pytest.mark.slow),
         pytest.param(snqn, marks=pytest.mark.slow),
         pytest.param(dqn_ns, marks=pytest.mark.slow),
         pytest.param(smorl, marks=pytest.mark.slow),

@@ -76,7 +76,9 @@ def same(found, wanted, upto=None):
 
 
 @pytest.mark.parametrize("share_trunk", [False, True])
-@pytest.mark.parametrize("t", [0, 2, K - 1])
+@pytest.mark.parametrize(
+    "t", [2, *(pytest.param(t, marks=pytest.mark.slow) for t in (0, K - 1))]
+)
 def test_causal(share_trunk, t):
     apply, s, a = network(share_trunk)
     mask = jnp.ones((4, K), bool)
