@@ -44,10 +44,19 @@ summary { cursor: pointer; }
 """
 
 
+Rows = Sequence[Mapping[str, Any]]
+
+
 def write_pages(
-    groups: Mapping[str, Sequence[Run]], rows: Sequence[Mapping[str, Any]], out: Path
+    groups: Mapping[str, Sequence[Run]],
+    rows: Rows,
+    out: Path,
+    compared: Sequence[Rows] = (),
 ) -> list[Path]:
-    """A page for each experiment; `rows` are those of the report's table."""
+    """A page for each experiment; `rows` are those of the report's table.
+
+    `compared`: tables of all methods over tasks, which each page has.
+    """
     paths: list[Path] = []
     names = [slug(label) for label in groups]
     for number, (label, runs) in enumerate(groups.items()):
@@ -55,7 +64,7 @@ def write_pages(
         if names.count(name) > 1:  # labels that differ in signs alone
             name = f"{name}-{number + 1}"
         own = [row for row in rows if row["experiment"] == label]
-        text = page(label, runs, own, groups)
+        text = page(label, runs, own, groups, compared)
         paths.append(out / f"{name}.html")
         write(paths[-1], text.encode())
     return paths
@@ -69,8 +78,9 @@ def slug(label: str) -> str:
 def page(
     label: str,
     runs: Sequence[Run],
-    rows: Sequence[Mapping[str, Any]],
+    rows: Rows,
     groups: Mapping[str, Sequence[Run]],
+    compared: Sequence[Rows] = (),
 ) -> str:
     """The whole document."""
     data = sorted({data_text(run.summary) for run in runs} - {""})
@@ -81,6 +91,9 @@ def page(
         table([{k: v for k, v in r.items() if k != "experiment"} for r in rows]),
         '<p class="soft">Mean [95% Student t interval] over seeds.</p>',
     ]
+    if compared := [table(found) for found in compared if found]:
+        note = '<p class="soft">[95% stratified bootstrap interval] over tasks.</p>'
+        parts += ["<h2>All methods over tasks</h2>", *compared, note]
     if curves := svg_of_curves(runs, [row["metric"] for row in rows]):
         parts += ["<h2>Learning curves</h2>", curves]
     if fares := svg_of_sessions(runs):
@@ -101,7 +114,7 @@ def esc(value: Any) -> str:
     return html.escape(str(value))
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
+def table(rows: Rows) -> str:
     """Rows of equal keys; a tuple is (middle, lower, upper bound)."""
     if not rows:
         return '<p class="soft">None.</p>'

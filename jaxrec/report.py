@@ -167,12 +167,13 @@ def report(
         raise UserError("the runs have no metrics yet: train longer")
     text = aligned(rows) + "\n\nMean [95% Student t interval] over seeds.\n"
     write(out / "table.csv", to_csv(rows).encode())
-    if iqm_metric:
-        for more in comparison_rows(runs, iqm_metric, task):
+    compared = comparison_rows(runs, iqm_metric, task) if iqm_metric else ()
+    if compared:
+        for more in compared:
             text += f"\n{aligned(more)}\n" if more else ""
         text += "\n[95% stratified bootstrap interval]\n"
     write(out / "table.md", text.encode())
-    page.write_pages(experiments(runs), rows, out)
+    page.write_pages(experiments(runs), rows, out, compared)
     for metric in dict.fromkeys(row["metric"] for row in rows):  # may be many: last
         plot_metric(runs, metric, task, out / file_name(metric))
     return text

@@ -27,9 +27,10 @@ RUN = (
     "launch/gpu.sh --processes=2 --cpu=1",
     "python -m jaxrec.report",
 )
-# What they print says that flags and config are good: hours, GPUs, clusters.
+# Hours, GPUs, clusters: what they print says that flags and config are good.
 DRY = ("launch/gpu.sh", "launch/slurm.sh", "launch/tpu.sh", "python -m jaxrec.sweep")
-TRAIN = "python -m jaxrec.main"  # minutes: the flags are parsed, the config resolved
+TRAIN = "python -m jaxrec.main"  # minutes: the config is resolved, its smoke form run
+SWEEP = "python -m jaxrec.sweep"  # so is that of the sweep
 INSTALL = "pip install -e"  # the network: its extras are looked up
 TESTS = "python -m pytest -q"  # these
 RESOLVE = """
@@ -131,6 +132,9 @@ def test_flags_of_what_takes_long_are_good(folder):
             shell(f"python -c {shlex.quote(RESOLVE)} {args}", folder)
         elif kind(command) == DRY:
             assert "jaxrec.main" in shell(f"{command} --dry-run", folder)
+        if command.startswith((TRAIN, SWEEP)) and kind(command) != RUN:
+            short = re.sub(r"(configs/\w+\.py)\S*", r"\1:smoke", command)
+            assert shell(short, folder).strip(), short
 
 
 @pytest.mark.slow

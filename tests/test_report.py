@@ -147,6 +147,9 @@ def test_comparison_over_tasks(tmp_path, capsys):
     assert "| 20.5 [20, 21]" in output.out
     assert "| bc | iql | eval/normalized_score | 0 [0, 0]" in output.out
     assert "left out: gym/c" in output.err
+    pages = [path.read_text() for path in (tmp_path / "out").glob("*.html")]
+    assert len(pages) == 5
+    assert all("All methods over tasks" in x and "10.5 [10, 11]" in x for x in pages)
     assert run_main(*arguments, "--task=data.nam") == 2
     assert "nearest: data.name" in capsys.readouterr().err
 
