@@ -97,30 +97,53 @@ def restore(
     return state, facts.get("pending", {})
 
 
-def parameters(path: Path) -> dict[str, np.ndarray]:
-    """The parameters of the newest checkpoint in `path`, by their paths in `params`.
+def find(folder: Path) -> Path:
+    """The checkpoint that `folder` is, or the newest of the stage that it is.
 
-    Raises UserError where there is none that can be read.
+    Raises UserError where it is neither.
     """
-    steps = [int(x.name) for x in path.glob("[0-9]*") if x.name.isdigit()]
-    if not steps:
-        stages = sorted(x.parent.name for x in path.parent.glob("*/checkpoints"))
-        what = "has no checkpoint" if path.is_dir() else "is not there"
-        which = f", such as {path.parent / stages[0]}" if stages else ""
-        raise UserError(f"{path} {what}: name the folder of a stage of a run{which}")
+    here = folder.absolute()
+    if here.name.isdigit() and here.parent.name == "checkpoints":
+        if here.is_dir():
+            return here
+        there = ", ".join(map(str, steps(here.parent))) or "none"
+        raise UserError(f"{folder} is no checkpoint: of that stage there are {there}")
+    path = folder / "checkpoints"
+    if known := steps(path):
+        return path.absolute() / str(known[-1])
+    stages = sorted(x.parent.name for x in folder.glob("*/checkpoints"))
+    what = "has no checkpoint" if path.is_dir() else "is not there"
+    which = f", such as {folder / stages[0]}" if stages else ""
+    raise UserError(f"{path} {what}: name the folder of a stage of a run{which}")
+
+
+def steps(path: Path) -> list[int]:
+    """Of the whole checkpoints in a folder `checkpoints`, in order."""
+    return sorted(int(x.name) for x in path.glob("[0-9]*") if x.name.isdigit())
+
+
+def parameters(folder: Path, part: str = "params") -> dict[str, np.ndarray]:
+    """The parameters of a checkpoint that `find` finds, by their paths in `part`.
+
+    `part`: "params" or "target_params", which may be empty. Raises UserError where
+    there is no checkpoint that can be read.
+    """
+    found = find(folder)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     try:
-        newest = path.absolute() / str(max(steps))
+        saved = ocp.metadata(found).metadata
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
-            {"params": ocp.metadata(newest).metadata["params"]},
+            saved[part] if part == "params" else saved.get(part),
         )
+        if not jax.tree.leaves(shapes):
+            return {}
         context = ocp.Context()
         context.pytree.loading.partial_load = True
         with context:
-            found = ocp.load(newest, shapes)["params"]
+            tree = ocp.load(found, {part: shapes})[part]
     except Exception as error:  # as in `restore`
         cause = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        raise UserError(f"checkpoint {newest} cannot be read ({cause})") from error
-    leaves = jax.tree_util.tree_leaves_with_path(found)
+        raise UserError(f"checkpoint {found} cannot be read ({cause})") from error
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {sharding.path_name(at): np.asarray(leaf) for at, leaf in leaves}

@@ -1,14 +1,16 @@
 """A warm start: a fresh state whose parameters come, in part, from another run.
 
 `config.<stage>.warm_start = {path, pattern}`: `path` is the folder of a stage of a run,
-such as runs/a/train, or several with commas between, whose parameters are averaged
-(Wortsman et al. 2022, "Model soups"); parameters whose path the pattern is found in are
+such as runs/a/train, which stands for its newest checkpoint, or that of one checkpoint,
+runs/a/train/checkpoints/4000, or several with commas between, whose parameters are
+averaged (Wortsman et al. 2022, "Model soups"; `jaxrec.average` makes a run of such a
+mean). Parameters whose path the pattern is found in are
 taken, "" = all. Targets start as the parameters of the same name do; the optimiser and
 the rest of the state are fresh.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +37,27 @@ def beginning(
 
 
 def parameters(path: str) -> dict[str, np.ndarray]:
-    """The last parameters of a stage, or the mean of several, by their paths.
+    """The parameters of a stage or a checkpoint, or the mean of several.
 
     Raises UserError where there are none or they are of different models.
     """
     if "" in (parts := path.split(",")):
         raise UserError(f"warm_start.path={path}: a folder is missing between commas")
-    folders = [Path(part).expanduser() for part in parts]
-    found = [checkpoint.parameters(folder / "checkpoints") for folder in folders]
+    return mean([Path(part).expanduser() for part in parts])
+
+
+def mean(folders: Sequence[Path], part: str = "params") -> dict[str, np.ndarray]:
+    """The mean, in float64, of what `checkpoint.parameters` finds in each; by paths.
+
+    Raises UserError where a folder has none or they are of different models.
+    """
+    found = [checkpoint.parameters(folder, part) for folder in folders]
     shapes = [{name: x.shape for name, x in one.items()} for one in found]
     for folder, one in zip(folders, shapes):
         if one != shapes[0]:
             raise UserError(
-                f"warm_start.path: {folder} and {folders[0]} hold different parameters,"
-                " which have no mean"
+                f"{folder} and {folders[0]} hold different parameters, which have no "
+                "mean: name those of one model"
             )
     if len(found) == 1:
         return found[0]
