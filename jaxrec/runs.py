@@ -87,13 +87,22 @@ def read_run(path: Path) -> Run:
 
 
 def read_runs(arguments: Iterable[str]) -> list[Run]:
-    """The runs of `find_runs` that can be read; warns of the others."""
+    """The runs of `find_runs` that can be read; warns of the others.
+
+    And of means of runs (`jaxrec.average`), which are of no seed and have no curves.
+    """
     found = []
     for path in find_runs(arguments):
         try:
-            found.append(read_run(path))
+            run = read_run(path)
         except UserError as error:
             warn(f"{error}; left out")
+            continue
+        parts = run.summary["stages"].values()
+        if any("averaged" in part for part in parts if isinstance(part, dict)):
+            warn(f"{path}: a mean, left out; python -m jaxrec.evaluate measures it")
+        else:
+            found.append(run)
     return found
 
 

@@ -82,6 +82,9 @@ def final_table(summary: Mapping[str, Any]) -> str:
             means = {k: np.mean(numbers(v)) for k, v in produced.items()}
             text = ", ".join(f"{k} {cell_text(float(v))}" for k, v in means.items())
             notes.append(f"{stage} produced: {text}")
+        if averaged := part.get("averaged"):
+            text = f"the mean of {', '.join(averaged)}"
+            notes.append(f"{stage}: {text}; python -m jaxrec.evaluate measures it")
     if summary.get("num_seeds", 1) > 1:
         notes.append(f"mean [95% interval] over {summary['num_seeds']} seeds")
     reference = (summary.get("data") or {}).get("reference")

@@ -37,9 +37,8 @@ def begun(workdir: Path) -> bool:
 
     One that ended before it wrote a line, say for a wrong path of the data, is none.
     """
-    written = (workdir / "summary.json").exists() or any(
-        workdir.glob("*/metrics.jsonl")
-    )
+    files = ("summary.json", "*/metrics.jsonl", "*/done.json")
+    written = any(any(workdir.glob(file)) for file in files)
     return written and (workdir / "config.json").exists()
 
 
