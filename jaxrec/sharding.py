@@ -114,9 +114,12 @@ def unused(
         name for name, _ in leaves if any(re.search(r.pattern, name) for r in own)
     ]
     if not matched:
-        names = [name for name, _ in leaves if name.startswith("params/")]
+        every = [name for name, _ in leaves]
+        names = [name for name in every if name.startswith("params/")]
+        there = "there are: " if names else "there is none, only: "
+        names = names or every
         return (
-            f"sharding rule {source} matches no parameter; there are: "
+            f"sharding rule {source} matches no parameter; {there}"
             + ", ".join(names[:12])
             + (", ..." if len(names) > 12 else "")
         )

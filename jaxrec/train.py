@@ -25,14 +25,20 @@ Evaluator = Callable[[TrainState, jax.Array], dict[str, Any]]
 
 
 def abstract_state(stage: Stage, earlier: dict[str, TrainState]) -> TrainState:
-    """Shapes, dtypes and shardings of the stage's state; nothing is computed."""
+    """Shapes, dtypes and shardings of the stage's state; nothing is computed.
+
+    Raises UserError, with the stage's name, for a rule that `sharding.place` refuses.
+    """
     init = seeds.vmap_init(stage.method.init, stage.num_seeds)
     batch = loader.host_batch(
         stage.dataset, stage.config.batch_size, np.uint32(stage.seed), 0
     )
     shapes = jax.eval_shape(init, streams(stage)[0], batch, earlier)
     leading = int(stage.num_seeds > 1)
-    placed = sharding.place(stage.mesh, shapes, stage.rules, leading)
+    try:
+        placed = sharding.place(stage.mesh, shapes, stage.rules, leading)
+    except UserError as error:
+        raise UserError(f"stage {stage.name}: {error}") from error
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, placed
     )

@@ -6,9 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
+from ml_collections import FrozenConfigDict
+from test_baselines import info_of
 from test_train import make_stage, run
 
-from jaxrec import rules, settings, sharding
+from jaxrec import rules, settings, sharding, train
+from jaxrec.methods import item_knn
 from jaxrec.types import Dataset, UserError
 
 TREE = dict(
@@ -74,6 +77,14 @@ def test_what_splits_nothing_is_named(given, message):
     with pytest.raises(UserError, match=message) as caught:
         specs(given)
     assert "\n" not in str(caught.value)
+
+
+def test_a_stage_without_parameters_is_named_with_what_it_has():
+    method = item_knn.make(FrozenConfigDict(item_knn.HPARAMS), info_of([[1, 2], [2]]))
+    stage = make_stage(rules=("fsdp",))._replace(name="knn", method=method)
+    found = "stage knn: .* 'fsdp' matches no parameter; there is none, only: .*extra"
+    with pytest.raises(UserError, match=found):
+        train.abstract_state(stage, {})
 
 
 def test_a_rule_after_one_that_takes_all_is_named():
