@@ -24,13 +24,17 @@ from jaxrec.types import UserError
 
 
 def make_mesh(data: int = -1, model: int = 1, time: int = 1) -> Mesh:
-    """Mesh with axes "data", "model" and "time"; -1 for `data` takes all devices."""
+    """Mesh with axes "data", "model" and "time"; -1 for `data` takes all devices.
+
+    Says so where model * time does not divide them and some have no work.
+    """
     devices = jax.devices()
     if min(model, time) < 1 or (data < 1 and data != -1):
         raise UserError(
             f"mesh data={data}, model={model}, time={time}: sizes must be positive"
         )
-    if data == -1:
+    take_all = data == -1
+    if take_all:
         data = max(len(devices) // (model * time), 1)
     size = data * model * time
     asked = f"mesh data={data} x model={model} x time={time}"
@@ -43,6 +47,11 @@ def make_mesh(data: int = -1, model: int = 1, time: int = 1) -> Mesh:
         raise UserError(
             f"{asked} leaves some of {len(devices)} devices without work: several "
             "processes have to share all of theirs"
+        )
+    if size < len(devices) and take_all:
+        logs.say(
+            f"{asked} leaves {len(devices) - size} of {len(devices)} devices without "
+            "work: choose mesh.model and mesh.time whose product divides them"
         )
     return jax.make_mesh(
         (data, model, time),
@@ -90,7 +99,10 @@ def place(mesh: Mesh, tree: Any, rules: Sequence[Any], leading: int = 0) -> Any:
 
 
 def tell_idle(mesh: Mesh, rules: Sequence[Any]) -> None:
-    """Says which rules split over axes of size 1 alone: everything stays whole."""
+    """Says which rules split over axes of size 1 alone: everything stays whole.
+
+    And that no rule names "model", over which nothing is split then.
+    """
     axes: dict[str, set[str]] = {}
     for rule in rules_lib.parse(rules):
         named = {rule.axes} if isinstance(rule.axes, str) else set(rule.axes) - {None}
@@ -99,6 +111,11 @@ def tell_idle(mesh: Mesh, rules: Sequence[Any]) -> None:
         if all(mesh.shape[name] == 1 for name in names):
             sizes = " and ".join(f"mesh.{name}" for name in sorted(names))
             logs.say(f"sharding rule {source} splits nothing here: {sizes} is 1")
+    if mesh.shape["model"] > 1 and not any("model" in names for names in axes.values()):
+        logs.say(
+            f"mesh.model={mesh.shape['model']} splits no parameter: no rule names it, "
+            "see --config.rules=items"
+        )
 
 
 def unused(

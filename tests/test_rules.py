@@ -126,6 +126,27 @@ def test_a_rule_over_an_axis_of_one_is_named(capsys):
     assert not capsys.readouterr().err
 
 
+@pytest.mark.parametrize("given", [(), ("fsdp",), (("kernel", ("data", None)),)])
+def test_an_axis_that_no_rule_names_is_told(capsys, given):
+    sharding.tell_idle(sharding.make_mesh(2, 4), given)
+    found = capsys.readouterr().err
+    assert found.count("\n") == 1
+    assert "mesh.model=4 splits no parameter: no rule names it, see --config" in found
+    for sizes, rule in (((2, 4), ("kernel", "model")), ((2, 1, 4), ("kernel", "data"))):
+        sharding.tell_idle(sharding.make_mesh(*sizes), (rule,))
+        assert not capsys.readouterr().err
+
+
+def test_devices_without_work_are_told(capsys):
+    assert sharding.make_mesh(model=3).size == 6
+    found = capsys.readouterr().err
+    assert "data=2 x model=3 x time=1 leaves 2 of 8 devices without work" in found
+    assert found.count("\n") == 1
+    for sizes in (dict(model=2, time=2), dict(data=2, model=3)):  # all; as asked for
+        sharding.make_mesh(**sizes)
+        assert not capsys.readouterr().err
+
+
 def test_games_and_their_replay_are_split():
     shape = lambda *axes: jax.ShapeDtypeStruct(axes, np.float32)  # noqa: E731
     games = dict(state=dict(pos=shape(8, 6, 2)), fresh=shape(8), score=shape(2))
