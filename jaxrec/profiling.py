@@ -3,6 +3,10 @@
 It begins after the first call of a run, which compiles, and ends with the call that
 reaches so many updates: WORKDIR/<stage>/profile, to be read by TensorBoard's profile
 plug-in or Perfetto. Traces are large, some MB a second: keep them short.
+
+Of several processes each traces its own devices, in a folder of its own with its
+number: WORKDIR/<stage>/profile/0 and so on. JAX names a file by the machine and the
+second, so processes of one machine would write the same one.
 """
 
 import contextlib
@@ -12,7 +16,7 @@ from typing import Any
 
 import jax
 
-from jaxrec import logs
+from jaxrec import hosts, logs
 
 HPARAMS = dict(steps=0)  # of runs that do not say: no trace
 
@@ -41,7 +45,8 @@ def tracer(steps: int, path: Path) -> Iterator[Callable[[int, Any], None]]:
         seen.append(step)
         if first is None and len(seen) > 1:
             jax.block_until_ready(state)
-            jax.profiler.start_trace(str(path))
+            own = path / str(jax.process_index()) if hosts.many() else path
+            jax.profiler.start_trace(str(own))
             first = step
         elif first is not None and step >= first + steps:
             end(state)

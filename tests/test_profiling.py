@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from jaxrec import defaults, experiment, profiling
+from jaxrec import defaults, experiment, hosts, profiling
 from jaxrec.methods import bc
 
 
@@ -41,6 +41,17 @@ def test_it_is_closed_and_never_opened_in_vain(calls, tmp_path, capsys):
         tell(0, None)
     assert len(calls) == 2
     assert "no trace: the run ended with its first call" in capsys.readouterr().err
+
+
+def test_processes_do_not_write_the_same_file(calls, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(hosts, "many", lambda: True)
+    for number in range(2):
+        monkeypatch.setattr(jax, "process_index", lambda number=number: number)
+        with profiling.tracer(1, tmp_path) as tell:
+            for step in range(3):
+                tell(step, None)
+    assert calls == [str(tmp_path / "0"), "stop", str(tmp_path / "1"), "stop"]
+    assert capsys.readouterr().err.count(f"on: {tmp_path}\n") == 2  # the whole of it
 
 
 @pytest.mark.slow
