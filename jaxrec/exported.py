@@ -24,7 +24,11 @@ FACTS = ("version", "kind", "platforms")  # of export.json, without which none i
 
 def platform() -> str:
     """That of this process, one of PLATFORMS."""
-    return jax.default_backend().replace("gpu", "cuda")
+    backend = jax.default_backend()
+    if backend != "gpu":
+        return backend
+    version = jax.devices()[0].client.platform_version  # "PJRT C API\nrocm 60300"
+    return "rocm" if "rocm" in version.lower() else "cuda"
 
 
 def check_installed() -> None:

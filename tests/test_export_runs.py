@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -83,6 +84,22 @@ def test_an_export_is_of_one_stage_and_seed(made, capsys):
     for flag in ("--stage=nonsense", "--seed_number=77"):
         line = refusal(capsys, f"--run={made}", flag)
         assert "is an export, of one stage and one seed: leave out" in line
+
+
+@pytest.mark.parametrize(
+    "backend, version, expected",
+    [
+        ("cpu", "cpu", "cpu"),
+        ("tpu", "PJRT C API\nTFRT TPU v5 lite", "tpu"),
+        ("gpu", "PJRT C API\ncuda 12080", "cuda"),
+        ("gpu", "PJRT C API\nrocm 60300", "rocm"),
+    ],
+)
+def test_gpus_are_told_apart(monkeypatch, backend, version, expected):
+    device = SimpleNamespace(client=SimpleNamespace(platform_version=version))
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    assert exported.platform() == expected
 
 
 def test_an_export_for_other_devices_is_not_compared(tmp_path, monkeypatch, capsys):
