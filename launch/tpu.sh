@@ -8,7 +8,8 @@
 # The run does not end with this script: the same command follows it again.
 #
 # With more than one worker, or where preemption is to be survived, --workdir has to be
-# on a disk that all workers see and that outlives them: mount it with --setup.
+# on a disk that all workers see and that outlives them: mount it with --setup. FILE is
+# one of this checkout, such as configs/td3bc.py: its code is what workers get.
 #
 #   --type=TYPE        such as v5litepod-16
 #   --version=VERSION  of the software (default tpu-ubuntu2204-base)
@@ -32,6 +33,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+FOLDERS=(configs jaxrec launch) # what workers get
 version=tpu-ubuntu2204-base retries=3 wait=30 setup=true
 install="python3 -m pip install --quiet --user uv && python3 -m uv venv --quiet \
 --allow-existing --python=3.11 venv && python3 -m uv pip install --quiet \
@@ -62,13 +64,27 @@ for word; do
     esac
 done
 only_flags "${flags[@]+"${flags[@]}"}"
+
+# shipped FILE: whether workers find it by that name, in their copy of the code; not
+# where the name means another file here.
+shipped() {
+    local path=${1#./}
+    [[ " ${FOLDERS[*]} " == *" ${path%%/*} "* && /$path/ != */../* ]] &&
+        [[ -f $ROOT/$path && (! -e $path || $path -ef $ROOT/$path) ]]
+}
+
 [[ $name =~ ^[a-z][a-z0-9-]*$ ]] || die "give the TPU VM a name: launch/tpu.sh NAME ..."
 [[ -n $zone ]] || die "give --zone=ZONE, such as us-central1-a"
 count retries "$retries"
 number wait "$wait"
 if [[ -z $stop ]]; then
     [[ -n $type ]] || die "give --type=TYPE, such as v5litepod-8"
-    [[ -n $(flag config "${flags[@]+"${flags[@]}"}") ]] || die "give --config=FILE"
+    configs=$(flag config "${flags[@]+"${flags[@]}"}")
+    [[ -n $configs ]] || die "give --config=FILE"
+    while IFS= read -r config; do
+        shipped "${config%%:*}" || die "--config=$config: workers get no such \
+file, put it into $ROOT/configs and give --config=configs/NAME.py"
+    done <<<"$configs"
     [[ -n $(flag workdir "${flags[@]}") ]] || die "give --workdir=DIR, on a lasting disk"
 fi
 if [[ -n $dry ]]; then
@@ -186,7 +202,7 @@ reach() {
 
 pack() {
     run tar -C "$ROOT" --exclude=__pycache__ --exclude='*.egg-info' -czf "$packed" \
-        jaxrec configs launch setup.cfg pyproject.toml README.md
+        "${FOLDERS[@]}" setup.cfg pyproject.toml README.md
 }
 
 # begin: ends what is left of an earlier start, copies the code and starts the run.

@@ -47,6 +47,28 @@ def test_a_first_creation_that_fails_is_told_at_once(fake):
     assert calls == ["describe", "create"]
 
 
+@pytest.mark.parametrize(
+    "name", ["my/exp.py:smoke", "configs/td3bc.py", "configs/my.py"]
+)
+def test_a_config_of_another_folder_is_refused_before_a_slice_is_made(fake, name):
+    """Also where the checkout has another file of that name."""
+    path = fake / "here" / name.partition(":")[0]
+    path.parent.mkdir(parents=True)
+    path.touch()
+    flags = ("slice", "--zone=z", "--type=t", "--install=true", "--workdir=runs/x")
+    done = subprocess.run(
+        ["bash", str(ROOT / "launch/tpu.sh"), *flags, f"--config={name}"],
+        cwd=fake / "here",
+        timeout=60,
+        env=fake_cluster.environment(fake),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"--config={name}: workers get no such file, put" in done.stderr
+    assert not (fake / "calls").exists()
+
+
 def test_later_creations_are_tried_again(fake):
     (fake / "state").write_text("PREEMPTED\n")
     (fake / "fail-create").write_text("no capacity\n" * 2)
