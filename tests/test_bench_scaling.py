@@ -72,6 +72,26 @@ def test_the_line_and_what_fits():
     assert bent["misfit"] == pytest.approx(4_000 / 25_000)
 
 
+def test_lines_are_of_catalogues_that_differ():
+    """Rows without items have no line, however many there are."""
+    sizes = dict(temporary_bytes=10, output_bytes=1, data=8, model=1, time=1)
+    rows = [
+        dict(method=name, program="update", items=items, argument_bytes=size) | sizes
+        for name, items, size in (
+            *(("td3bc", 0, 500), ("td3bc", 0, 500)),
+            *(("ce", 1_000, 10_989), ("ce", 2_000, 20_989)),
+        )
+    ]
+    (key,) = found = scaling.fits(rows)
+    assert key == ("ce", "update", "8x1") and found[key]["bytes_per_item"] == 10
+
+
+def test_equal_meshes_are_compiled_once():
+    args = scaling.parse(["--meshes=1x8,2x4,1x2x4,1x4,1x4"])[1]
+    found = [scaling.named(row) for row in scaling.compiled_rows(["td3bc"], args)]
+    assert found == ["8x1", "4x1"]
+
+
 @pytest.mark.parametrize(
     "flag, message",
     [

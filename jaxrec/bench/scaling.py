@@ -92,13 +92,37 @@ def fit(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return dict(bytes_per_item=slope, other_bytes=base, misfit=max(off), fits=fits)
 
 
+def fits(
+    rows: Sequence[dict[str, Any]],
+) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """(method, program, mesh) -> `fit` of its rows, where catalogues differ."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        key = row["method"], row["program"], named(row)
+        groups.setdefault(key, []).append(row)
+    return {
+        key: fit(some)
+        for key, some in groups.items()
+        if len({row["items"] for row in some}) > 1
+    }
+
+
 def compiled_rows(names: Sequence[str], args: Any) -> Iterator[dict[str, Any]]:
-    """A row for each method, program, mesh and catalogue."""
+    """A row for each method, program, mesh and catalogue.
+
+    Meshes that come out equal for a method, such as 8x1 of 1x8 and of 2x4 for one
+    without items, are compiled once.
+    """
+    done = set()
     for name in names:
         case = CASES[name]
         for shape in args.meshes:
             for items in args.items if case.has_items else (0,):
                 stage = stage_of(case, items, shape)
+                key = name, items, tuple(stage.mesh.shape.values())
+                if key in done:
+                    continue
+                done.add(key)
                 state = train.abstract_state(stage, {})
                 programs = dict(update=update_of)
                 if args.ranking and case.kind == "events":
@@ -213,20 +237,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             "method            program      mesh  batch       items arguments "
             "   temps  outputs all-reduce all-gather      other compile s"
         )
-    found, groups = [], {}
+    found = []
     for row in compiled_rows(names, args):
         found.append(row)
-        key = row["method"], row["program"], named(row)
-        groups.setdefault(key, []).append(row)
         if not args.json:
             print(show(row), flush=True)
-    lines = {key: fit(some) for key, some in groups.items() if len(some) > 1}
+    lines = fits(found)
     if args.json:
-        fits = [
+        listed = [
             dict(zip(("method", "program", "mesh"), key)) | line
             for key, line in lines.items()
         ]
-        print(json.dumps(dict(machine=timing.machine(), rows=found, fits=fits)))
+        print(json.dumps(dict(machine=timing.machine(), rows=found, fits=listed)))
     elif lines:
         print(
             "\nmemory by a line: bytes an item, other MB, misfit, and items that fit "
