@@ -12,7 +12,6 @@ import jaxrec.main
 ROOT = Path(__file__).parents[1]
 RUN = ("--config=configs/td3bc.py:smoke", "--workdir=runs/x")
 TPU = ("tpu.sh", "name", "--zone=z", "--type=v5litepod-16")
-DRY = (*TPU, "--dry-run")  # asks for nothing, whatever is let through
 
 
 def script(name, *flags):
@@ -67,7 +66,7 @@ def test_tpu_slices_are_asked_for():
     assert (
         "queued-resources create name --node-id=name" in output and "--spot" in output
     )
-    there = script(*DRY, "--config=./configs/bc.py", RUN[1])
+    there = script(*TPU, "--dry-run", "--config=./configs/bc.py", RUN[1])
     assert there[0] == 0, there[2]
     words = " ".join(("bash", "launch/tpu_worker.sh", "start", *RUN))
     assert words.replace(" ", "\\ ") in output
@@ -109,13 +108,14 @@ def test_tpu_slices_are_asked_for():
         (("tpu.sh", "--zone=z", *RUN), "give the TPU VM a name"),
         ((*TPU, "--spot", "true", *RUN), "true: after the name"),
         (TPU, "give --config=FILE"),
-        ((*DRY, "--config=configs/td3bd.py:smoke", RUN[1]), "workers get no such file"),
-        ((*DRY, "--config=tests/toy_runs.py", RUN[1]), "workers get no such file"),
-        ((*DRY, f"--config={ROOT}/configs/bc.py", RUN[1]), "--config=configs/NAME.py"),
+        ((*TPU, "--config=configs/td3bd.py:smoke", RUN[1]), "workers get no such file"),
+        ((*TPU, "--config=tests/toy_runs.py", RUN[1]), "workers get no such file"),
+        ((*TPU, f"--config={ROOT}/configs/bc.py", RUN[1]), "--config=configs/NAME.py"),
     ],
 )
 def test_bad_input_gets_one_line(flags, message):
-    status, output, error = script(*flags)
+    # Dry, so that what slips through reaches no cloud and no cluster.
+    status, output, error = script(*flags, "--dry-run")
     assert status == 2 and not output
     assert error.startswith("launch: error: ") and message in error
     assert error.count("\n") == 1
