@@ -6,10 +6,10 @@ Parameters and their targets are averaged one by one (Wortsman et al. 2022, "Mod
 soups"), which serves where they are near each other: checkpoints of one run, or runs
 with one `warm_start.path`. From unlike beginnings a mean need not be any good.
 
-OUT is a finished run that was not measured: config, the rest of the state and all other
-stages are those of the first RUN, and OUT/<stage>/done.json tells what was averaged.
-`jaxrec.evaluate`, `recommend`, `export` and `serve` take it as any other; reports leave
-it out. The data must be where they were, or cached.
+OUT is a finished run that was not measured: config, the rest of the state and all
+other stages are those of the first RUN, and OUT/<stage>/done.json tells what was
+averaged. `jaxrec.evaluate`, `recommend`, `export` and `serve` take it as any other;
+reports leave it out. The data must be where they were, or cached.
 """
 
 import argparse
@@ -70,6 +70,13 @@ def sources(arguments: Sequence[str], stage: str = "") -> list[Source]:
     return found
 
 
+def learns_from(section: FrozenConfigDict, stage: str) -> bool:
+    """Whether a stage uses the states or the artefact of another."""
+    return stage in section.uses or bool(
+        section.mix.fraction and section.mix.stage == stage
+    )
+
+
 def replaced(tree: Any, found: Mapping[str, np.ndarray]) -> Any:
     """The tree with the arrays of those paths, placed as its own are."""
     return jax.tree_util.tree_map_with_path(
@@ -92,10 +99,21 @@ def write(arguments: Sequence[str], out: str | Path, stage: str = "") -> dict[st
         finished.find(run, other)
     if (uses := config[stage].uses) and len({one.run.resolve() for one in found}) > 1:
         logs.say(f"{stage} uses {', '.join(uses)}, which stay those of {run}")
+    if users := [o for o in config.stages if learns_from(config[o], stage)]:
+        raise UserError(
+            f"stage {users[0]} of {run} learnt from {stage} as it was: average that one"
+        )
     where = [one.checkpoint for one in found]
+    if not (mean := warm.mean(where)):
+        raise UserError(f"stage {stage} of {run} has no parameters: it has no mean")
     built, state = finished.restore_all(config, run, stage)
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+    with checkpoint.opened(where[0].parent) as saved:
+        state, _ = checkpoint.restore(saved, int(where[0].name), shapes)
     state = state.replace(
-        params=replaced(state.params, warm.mean(where)),
+        params=replaced(state.params, mean),
         target_params=replaced(state.target_params, warm.mean(where, "target_params")),
     )
     step = int(state.step)

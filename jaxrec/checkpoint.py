@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
@@ -55,14 +56,14 @@ def save(
 ) -> Any:
     """Start saving; `.result()` of what is returned waits for the end.
 
-    `pending` is JSON: the metrics that are not written yet. A copy of the state is what
-    is saved, because the next training call donates its buffers; in the host's memory,
-    because a state that half fills a device has no room for a second one there.
+    `pending` is JSON: the metrics that are not written yet. The next training call may
+    reuse the buffers of `state`: orbax returns when it has the arrays of an accelerator
+    in the host's memory, but those of a CPU it reads where they are, so a copy of them
+    is what is saved.
     """
-    copy = jax.tree.map(
-        lambda x: jax.device_put(x, x.sharding.with_memory_kind("pinned_host")), state
-    )
-    return folder.save_async(step, copy, custom_metadata={"pending": pending})
+    if jax.default_backend() == "cpu":
+        state = jax.tree.map(jnp.copy, state)
+    return folder.save_async(step, state, custom_metadata={"pending": pending})
 
 
 def latest_step(folder: ocp.training.Checkpointer) -> int | None:

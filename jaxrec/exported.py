@@ -58,7 +58,7 @@ def read(
     if facts.get("version") != VERSION:
         raise UserError(
             f"{folder} has layout {facts.get('version')}, this code reads {VERSION}: "
-            "export the run again"
+            f"{EXPORT_AGAIN}"
         )
     path = folder / "program.bin"
     try:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from jaxrec import experiment, seeds, settings, train
+from jaxrec import experiment, rules, seeds, settings, train
 from jaxrec import workdir as workdir_lib
 from jaxrec.errors import UserError, first_line
 from jaxrec.program import Stage
@@ -88,10 +88,12 @@ def restore_all(
     """The stage and the state of all seeds that it ended with.
 
     The data must be where they were, or cached. Batches, games and time are not split
-    as they were in training, nor is anything else where there are too few devices.
+    as they were in training, nor is anything else where there are too few devices; what
+    the config's rules split over `data` is, over as many as there are.
     """
     config = ConfigDict(config.to_dict())
-    config.mesh.update(data=1, time=1)
+    splits = any("data" in rule.named for rule in rules.parse(config.rules))
+    config.mesh.update(data=-1 if splits else 1, time=1)
     if config.mesh.model > jax.device_count():
         config.mesh.model, config.rules = 1, ()
     config = FrozenConfigDict(config)

@@ -57,6 +57,11 @@ class Rule(NamedTuple):
     axes: Axes | str
     source: str
 
+    @property
+    def named(self) -> set[str]:
+        """The axes of the mesh that it names."""
+        return {self.axes} if isinstance(self.axes, str) else set(self.axes) - {None}
+
     def fits(self, name: str, ndim: int) -> bool:
         """Whether it decides on a leaf of that path and rank, if it can split it.
 

@@ -138,7 +138,7 @@ def find_runs(arguments: Iterable[str]) -> list[Path]:
 
 
 def _identity(config: Mapping[str, Any], ignore: Sequence[str] = ()) -> dict[str, str]:
-    """The config without what leaves an experiment the same: seeds, folders, mesh."""
+    """The config without what leaves an experiment the same: seeds, FREE_FIELDS."""
     drop = ("seed", "num_seeds", *FREE_FIELDS, *ignore)
     kept = {k: v for k, v in config.items() if k not in drop and not k.endswith("dir")}
     return {k: json.dumps(v, sort_keys=True) for k, v in sorted(kept.items())}

@@ -105,8 +105,7 @@ def tell_idle(mesh: Mesh, rules: Sequence[Any]) -> None:
     """
     axes: dict[str, set[str]] = {}
     for rule in rules_lib.parse(rules):
-        named = {rule.axes} if isinstance(rule.axes, str) else set(rule.axes) - {None}
-        axes.setdefault(rule.source, set()).update(named)
+        axes.setdefault(rule.source, set()).update(rule.named)
     for source, names in axes.items():
         if all(mesh.shape[name] == 1 for name in names):
             sizes = " and ".join(f"mesh.{name}" for name in sorted(names))

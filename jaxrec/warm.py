@@ -4,9 +4,9 @@
 such as runs/a/train, which stands for its newest checkpoint, or that of one checkpoint,
 runs/a/train/checkpoints/4000, or several with commas between, whose parameters are
 averaged (Wortsman et al. 2022, "Model soups"; `jaxrec.average` makes a run of such a
-mean). Parameters whose path the pattern is found in are
-taken, "" = all. Targets start as the parameters of the same name do; the optimiser and
-the rest of the state are fresh.
+mean). Parameters whose path the pattern is found in are taken, "" = all. Targets start
+as the parameters of the same name do; the optimiser and the rest of the state are
+fresh.
 """
 
 import re

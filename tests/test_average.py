@@ -121,6 +121,14 @@ def test_checkpoints_of_one_run_are_averaged(trained, tmp_path):
             warm.parameters(str(trained / "a" / missing))
 
 
+def test_earlier_checkpoints_bring_their_own_state(trained, tmp_path):
+    third = [trained / x / STEPS / "3" for x in "ab"]
+    summary = average.write([*map(str, third)], tmp_path / "mean")
+    assert summary["stages"]["policy"]["steps"] == 3
+    same(checkpoint.parameters(tmp_path / "mean" / "policy"), numpy_mean(*third))
+    assert [x.name for x in (tmp_path / "mean" / STEPS).iterdir()] == ["3"]
+
+
 def test_targets_have_a_mean_of_their_own(tmp_path):
     """Some methods act by them: averages over time, or a second copy."""
     for name, value in (("a", 1.0), ("b", 2.0)):
@@ -151,6 +159,7 @@ def test_what_has_no_mean_is_refused_in_one_line(trained, tmp_path, capsys):
         ((a, b, "--stage=polcy"), "has no stage 'polcy': name one of rows, policy"),
         ((a / STEPS / "6", b, "--stage=rows"), "is of stage policy, not rows"),
         ((a, b / "rows" / "checkpoints" / "1"), "name those of one stage"),
+        ((a, b, "--stage=rows"), "stage policy of"),
     ):
         assert words in refused(capsys, *arguments, out)
     shutil.copytree(b, tmp_path / "unfinished")

@@ -67,17 +67,7 @@ def test_causal_blind_to_padding_and_finite(name, changes):
         np.testing.assert_allclose(moved[row, kept], out[row, kept], atol=1e-5)
 
 
-# The quick run has them empty and in low precision, below.
-SLOW = ("linrec", "hstu", "nextitnet", "caser")
-
-
-@pytest.mark.parametrize(
-    "name,changes",
-    [
-        pytest.param(*case, marks=pytest.mark.slow) if case[0] in SLOW else case
-        for case in CASES
-    ],
-)
+@pytest.mark.parametrize("name,changes", CASES)
 def test_last_is_the_state_after_the_last_event(name, changes):
     _, encoder, params, x = build(name, **changes)
     weight = jax.random.normal(jax.random.key(4), (112,))

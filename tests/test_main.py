@@ -87,9 +87,11 @@ from jaxrec import experiment, main, report
 for number, flags in enumerate(json.loads(sys.argv[1])):
     if child := os.fork():
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        print(json.dumps([status, "", open(f"{sys.argv[2]}/{number}").read()]))
+        told = open(f"{sys.argv[2]}/{number}").read()
+        print(json.dumps([status, "", told]), flush=True)  # children inherit the buffer
         continue
     os.dup2(os.open(f"{sys.argv[2]}/{number}", os.O_CREAT | os.O_WRONLY), 2)
+    os.dup2(2, 1)
     sys.argv = ["jaxrec.main", *flags]
     main.cli()
 """
@@ -103,6 +105,7 @@ def test_bad_input_gets_one_line(tmp_path):
         text=True,
         cwd=ROOT,
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        timeout=600,
     )
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(results) == len(BAD), done.stderr

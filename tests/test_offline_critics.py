@@ -23,7 +23,7 @@ from jaxrec.types import UserError
 @pytest.mark.parametrize(
     "name",
     [
-        name if name == "mcq" else pytest.param(name, marks=pytest.mark.slow)
+        pytest.param(name, marks=pytest.mark.slow) if name == "cql" else name
         for name in CRITICS
     ],
 )

@@ -48,6 +48,20 @@ def test_a_run_goes_on_on_other_meshes(tmp_path):
         assert ours == pytest.approx(theirs, rel=1e-5)
 
 
+def test_what_is_being_saved_outlives_the_next_update(tmp_path):
+    """Which takes the buffers of the state for its own."""
+    stage = make_stage(mesh=(4, 2), rules=RULES)
+    state = train.initial_state(stage, {})
+    before = jax.device_get(state)
+    with checkpoint.opened(tmp_path / "checkpoints") as saved:
+        saving = checkpoint.save(saved, 1, state, {})
+        clear = lambda x: x ^ x if x.dtype == bool else x * 0  # noqa: E731
+        update = jax.jit(lambda s: jax.tree.map(clear, s), donate_argnums=0)
+        jax.block_until_ready(update(state))
+        saving.result()
+    chex.assert_trees_all_equal(before, jax.device_get(restored(stage, tmp_path)))
+
+
 def test_the_mesh_is_no_part_of_what_a_run_is(tmp_path):
     """Unlike the seed, it may differ when the same command goes on."""
     (tmp_path / "train").mkdir()
