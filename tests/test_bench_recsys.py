@@ -55,6 +55,7 @@ def test_the_naive_loop_minimises_the_same_loss(data, name, monkeypatch):
     np.testing.assert_allclose(naive, ours, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_seeds_in_one_program_have_a_state_each(data, monkeypatch):
     monkeypatch.setattr(recsys, "CALLS", 2)
     stage, _ = recsys.build("ce", data, BATCH, 3)
@@ -64,6 +65,7 @@ def test_seeds_in_one_program_have_a_state_each(data, monkeypatch):
     assert int(held["state"].step) == 2 and facts["temporary_bytes"] > 0
 
 
+@pytest.mark.slow
 def test_the_copy_that_moves_is_updated_in_place(monkeypatch):
     """Temporaries are gradients and slices, not new copies of networks and moments."""
     monkeypatch.setattr(recsys, "CALLS", 2)

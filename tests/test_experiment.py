@@ -144,7 +144,7 @@ def test_a_stage_that_produces_nothing_is_no_mix(tmp_path):
         experiment.run(broken, tmp_path / "run")
 
 
-@pytest.mark.parametrize("num_seeds", [1, 2])
+@pytest.mark.parametrize("num_seeds", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_facts_about_what_was_produced_are_in_the_summary(
     tmp_path, monkeypatch, num_seeds
 ):

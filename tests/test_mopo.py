@@ -28,6 +28,7 @@ from jaxrec.models import control
 from jaxrec.types import UserError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODULES)
 def test_steps_are_finite_and_the_loss_falls(name):
     method, state, step = started(name)
@@ -66,7 +67,10 @@ def test_penalty_is_mopos_alone(name):
         )
 
 
-@pytest.mark.parametrize("name", MODULES)
+ONE = ("mopo", pytest.param("combo", marks=pytest.mark.slow))
+
+
+@pytest.mark.parametrize("name", ONE)
 def test_training_fills_rounds_in_turn_with_the_present_policy(name):
     method = make(name, rollout_every=2, rounds=3)
     state, step = init(method), jax.jit(method.train_step)
@@ -101,7 +105,9 @@ def test_real_rows_are_the_batchs_first(name):
     assert not all(jax.tree.leaves(jax.tree.map(np.array_equal, base, read)))
 
 
-@pytest.mark.parametrize("push_down", ("model", "mix"))
+@pytest.mark.parametrize(
+    "push_down", ("model", pytest.param("mix", marks=pytest.mark.slow))
+)
 def test_combo_pushes_the_models_rows_down_and_the_datas_up(push_down):
     """With the regulariser alone in charge the gap falls below its start."""
     method = make("combo", weight=100.0, push_down=push_down, widths=(32, 32))

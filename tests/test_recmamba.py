@@ -103,11 +103,12 @@ def test_a_long_history_goes_on_with_the_state_of_the_batch_before():
     np.testing.assert_allclose(total / 39, found["loss"], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param(dict(loss="full"), marks=pytest.mark.slow),
-        pytest.param(dict(loss="bce", sparse=True), marks=pytest.mark.slow),
+        dict(loss="full"),
+        dict(loss="bce", sparse=True),
         dict(loss="sampled", sparse=True),
     ],
 )

@@ -54,7 +54,8 @@ def test_a_sparse_step_is_the_dense_one_where_it_touches():
         np.testing.assert_allclose(found, want, atol=1e-6)
 
 
-@pytest.mark.parametrize("sparse", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("sparse", [False, True])
 def test_a_step_does_not_touch_a_table_of_millions(sparse):
     """Compiled only: 32M x 64 numbers and their moments are 24 GB."""
     info = dict(data().info, num_items=32_000_000, vocab=32_000_128)

@@ -158,7 +158,7 @@ def test_the_headline_stays_beside_the_bar_until_its_next_value():
 
 
 @pytest.mark.parametrize(
-    "stop_at", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 5)), 3, 11]
+    "stop_at", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 5, 11)), 3]
 )
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, stop_at):
     whole = run(make_stage(), tmp_path / "whole")
@@ -213,7 +213,7 @@ RULES = (("table/weights", (None, "model")),)
     "mesh, num_seeds",
     [
         pytest.param((8, 1), 1, marks=pytest.mark.slow),
-        ((8, 1), 2),
+        pytest.param((8, 1), 2, marks=pytest.mark.slow),
         ((4, 2), 1),
         pytest.param((4, 2), 2, marks=pytest.mark.slow),
     ],

@@ -61,7 +61,9 @@ def test_step_is_a_function_of_its_arguments_under_jit_and_vmap(people, fast):
     assert not np.array_equal(plain[0][1].click, plain[1][1].click)
 
 
-@pytest.mark.parametrize("people", [PEOPLE, TABULAR])
+@pytest.mark.parametrize(
+    "people", [pytest.param(PEOPLE, marks=pytest.mark.slow), TABULAR]
+)
 def test_outcomes_follow_the_previewed_probabilities(people):
     state = walked(people, num=6)
     state = state._replace(alive=jnp.array([True] * 5 + [False]))

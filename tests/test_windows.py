@@ -62,7 +62,7 @@ def prefixes(batch, first):
 FIRST = [pytest.param(False, marks=pytest.mark.slow), True]
 
 
-@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("first", FIRST)
 def test_how_often_an_event_counts_in_an_epoch(first):
     length, window = [2, 9, 1, 4], 4
     step = np.concatenate([np.arange(n) for n in length])
@@ -161,16 +161,8 @@ def test_the_loss_is_the_mean_of_the_events(module, function, first):
     np.testing.assert_allclose(metrics["loss"], np.mean(losses), rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        sa2c,
-        pytest.param(prl, marks=pytest.mark.slow),
-        pytest.param(snqn, marks=pytest.mark.slow),
-        pytest.param(dqn_ns, marks=pytest.mark.slow),
-        pytest.param(smorl, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [sa2c, prl, snqn, dqn_ns, smorl])
 def test_other_methods_learn_from_all_events(module):
     """The loss falls from batches whose padding would be noticed: it is not finite."""
     earlier = {}

@@ -75,7 +75,9 @@ def same(found, wanted, upto=None):
     return all(np.array_equal(x[:, :upto], y[:, :upto]) for x, y in pairs)
 
 
-@pytest.mark.parametrize("share_trunk", [False, True])
+@pytest.mark.parametrize(
+    "share_trunk", [pytest.param(False, marks=pytest.mark.slow), True]
+)
 @pytest.mark.parametrize(
     "t", [2, *(pytest.param(t, marks=pytest.mark.slow) for t in (0, K - 1))]
 )

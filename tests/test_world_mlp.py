@@ -72,6 +72,7 @@ def test_learns_the_toy_system_and_stays_finite():
     assert after["state_mse_error"] / after["count"] < 0.3
 
 
+@pytest.mark.slow
 def test_prediction_is_near_the_truth_in_the_datas_units():
     method, _, last, _ = trained()
     rows = held_out_rows(0)
@@ -186,6 +187,7 @@ def test_nll_at_unit_variance_is_the_squared_error():
     assert (total, count) == (30.0, 2.0)
 
 
+@pytest.mark.slow
 def test_members_differ():
     method, _, last, _ = trained()
     kernels = last.params["params"]["layer_0"]["kernel"]
